@@ -1,0 +1,228 @@
+"""What a user can ask for: one dataclass a group, no logic.
+
+Hydra lays the YAML groups over these classes, so every key is typed and an unknown one is refused. `None` means
+"Convoy decides", and each such key says how. Rules across fields are in `conf/rules.py`.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Verb(Enum):
+    """What to do with the job."""
+
+    train = "prepare what is not prepared, train, evaluate, export"
+    prepare = "write the data as TFRecords and stop"
+    evaluate = "measure the newest checkpoint of run_id on a split"
+    export = "write the newest checkpoint of run_id as a SavedModel"
+    status = "say how run_id is doing"
+    stop = "ask run_id to save and stop"
+
+
+class Accelerator(Enum):
+    """What a replica computes on."""
+
+    auto = "GPUs where the host has some, else the CPU"
+    gpu = "GPUs; fewer than asked are refused"
+    cpu = "the same shape of job on CPUs, to try it out"
+
+
+class Precision(Enum):
+    """Keras's dtype policy."""
+
+    float32 = "float32"
+    mixed_float16 = "float16 arithmetic, float32 variables, dynamic loss scaling"
+    mixed_bfloat16 = "bfloat16 arithmetic, float32 variables"
+
+
+class Remainder(Enum):
+    """What becomes of the last, smaller batch of an epoch."""
+
+    drop = "left out; the next epoch's order brings its examples elsewhere"
+    pad = "filled up with masked examples which weigh nothing"
+
+
+class BadFile(Enum):
+    """What to do with a file that cannot be read as an image."""
+
+    stop = "stop and name it"
+    skip = "leave it out, count it and name it in the report"
+
+
+class BatchNormSync(Enum):
+    """How BatchNorm sees the other replicas while training."""
+
+    average = "own batch statistics; moving ones averaged before evaluations and checkpoints"
+    synchronized = "batch statistics over all replicas in every step"
+
+
+class Standby(Enum):
+    """Whether workers are forked from a process that has TensorFlow imported already."""
+
+    auto = "on CPUs yes; on GPUs each worker is a fresh process"
+    on = "always"
+    off = "never: each worker is a fresh process"
+
+
+class StoreKind(Enum):
+    """Where the run directory lives."""
+
+    local = "a folder (for several hosts: one that all of them see)"
+    gcs = "Google Cloud Storage, gs://bucket/path"
+
+
+class SubmitKind(Enum):
+    """Who drives the job."""
+
+    here = "this process"
+
+
+@dataclass
+class SplitSpec:
+    """Shares of the examples when the source has no splits of its own; they add up to 1."""
+
+    train: float = 0.7
+    validation: float = 0.2
+    test: float = 0.1
+
+
+@dataclass
+class AugmentSpec:
+    """Random changes of training images, drawn from (seed, epoch, example). 0 or false switches one off."""
+
+    flip: bool = False  # mirror left to right, half of the images
+    pad_crop: int = 0  # pixels of reflected border, then a random crop back to the image's size
+    crop_min_area: float = 1.0  # random resized crop: smallest share of the image that is kept; 1 is no crop
+    brightness: float = 0.0  # largest change, as a share of the full range
+    contrast: float = 0.0  # contrast factor is drawn from [1 - contrast, 1 + contrast]
+
+
+@dataclass
+class DataSpec:
+    """Where examples come from and how they become batches."""
+
+    name: str = "digits"  # the file in data_pipeline/sources that reads them
+    path: str | None = None  # folder, file or URL of the source, where it needs one
+    out: str | None = None  # URL of the prepared TFRecords; default <storage.root>/_data/<name>-<digest>
+    image_size: int | None = None  # side in pixels; default: the model's own, no larger than the stored images
+    channels: int = 3  # 1 grey, 3 RGB
+    split: SplitSpec = field(default_factory=SplitSpec)
+    num_shards: int | None = None  # a split; default: by shard_bytes
+    shard_bytes: int = 134_217_728  # 128 MiB, where num_shards is not given
+    max_side: int | None = None  # longer images are made smaller when they are prepared
+    on_bad_file: BadFile = BadFile.stop
+    num_examples: int = 1024  # of the synthetic source alone
+    num_classes: int = 10  # of the synthetic source alone
+    remainder: Remainder = Remainder.drop
+    shuffle: bool = True  # a new permutation every epoch; false keeps the prepared order
+    augment: AugmentSpec = field(default_factory=AugmentSpec)
+
+
+@dataclass
+class ModelSpec:
+    """What is trained."""
+
+    name: str = "convnet"  # the file in trainer/models
+    weights: str = "none"  # none | imagenet | path or URL of .weights.h5, .h5 or .keras
+    dropout: float = 0.0  # before the last layer
+    image_size: int | None = None  # the size it was designed for; data.image_size overrides it
+    min_image_size: int = 1
+    batch_norm: BatchNormSync = BatchNormSync.average
+    options: dict[str, Any] = field(default_factory=dict)  # what this family alone understands
+
+
+@dataclass
+class OptimizerSpec:
+    """How a gradient becomes a new weight."""
+
+    name: str = "adam"  # sgd | adam | adamw | rmsprop | adagrad
+    learning_rate: float = 1e-3
+    momentum: float = 0.9  # sgd and rmsprop alone
+    nesterov: bool = False  # sgd alone
+    weight_decay: float = 0.0  # decoupled; leaves biases and normalisation alone
+    clip_norm: float | None = None  # largest global norm of the gradient
+    clip_value: float | None = None  # largest absolute value of a gradient's element
+
+
+@dataclass
+class ScheduleSpec:
+    """How the learning rate moves, counted in optimizer steps."""
+
+    name: str = "constant"  # constant | cosine
+    warmup_steps: int = 0  # linear, from 0
+    end_factor: float = 0.0  # cosine ends at learning_rate * end_factor
+
+
+@dataclass
+class TrainerSpec:
+    """What is learnt and how. Nothing here depends on the cluster."""
+
+    name: str = "convnet"
+    model: ModelSpec = field(default_factory=ModelSpec)
+    optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    epochs: int | None = None  # either epochs or steps
+    steps: int | None = None
+    global_batch_size: int = 64  # examples an update, over all replicas and micro-batches
+    accumulation_steps: int = 1  # micro-batches a replica adds up before the update
+    precision: Precision = Precision.float32
+    steps_per_loop: int = 10  # steps in one call of the compiled loop; progress and stops are seen between calls
+    log_every_steps: int = 10
+    checkpoint_every_steps: int = 100
+    eval_every_steps: int | None = None  # default: once an epoch
+    eval_batch_size: int | None = None  # default: global_batch_size
+    keep_checkpoints: int = 3
+    label_smoothing: float = 0.0
+    class_weights: str | None = None  # null | balanced
+    deterministic: bool = False  # same bits in every run on CPUs, at some cost
+    evaluate_at_end: bool = True  # the test split (else validation), into report/metrics.json
+    export_at_end: bool = True  # a SavedModel into export/saved_model
+
+
+@dataclass
+class ClusterSpec:
+    """How many workers with what."""
+
+    name: str = "local"
+    workers: int = 1
+    gpus_per_worker: int | None = None  # default: every GPU of the host, if it has any
+    cpus_per_worker: float = 1.0  # what is asked of Ray; a worker may use every core it sees
+    accelerator: Accelerator = Accelerator.auto
+    address: str | None = None  # of a running Ray cluster, or "auto"; default: Convoy starts a Ray of its own
+    start_timeout_s: float = 120.0  # until every worker has reported
+    hang_timeout_s: float = 600.0  # without progress, after the first step
+    grace_s: float = 30.0  # for saving when the job is asked to stop
+    max_restarts: int = 3
+    standby: Standby = Standby.auto
+
+
+@dataclass
+class StorageSpec:
+    """Where runs are kept."""
+
+    kind: StoreKind = StoreKind.local
+    root: str = "runs"  # <root>/<run_id> is the run directory
+
+
+@dataclass
+class SubmitSpec:
+    """Who drives the job."""
+
+    kind: SubmitKind = SubmitKind.here
+
+
+@dataclass
+class JobSpec:
+    """One job, whole."""
+
+    job: Verb = Verb.train
+    run_id: str | None = None  # default: <trainer>-<data>-<date>-<time>
+    seed: int = 0
+    resume: bool = True  # false: refuse to touch a run that exists
+    dry_run: bool = False  # print the plan, start nothing
+    data: DataSpec = field(default_factory=DataSpec)
+    trainer: TrainerSpec = field(default_factory=TrainerSpec)
+    cluster: ClusterSpec = field(default_factory=ClusterSpec)
+    storage: StorageSpec = field(default_factory=StorageSpec)
+    submit: SubmitSpec = field(default_factory=SubmitSpec)

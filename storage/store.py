@@ -1,0 +1,83 @@
+"""The protocol every store speaks, and `open_store`, which finds the one for a URL.
+
+A store is a folder somewhere. Names inside it are relative, with forward slashes. An object is whole or absent: `put`,
+`put_file` and `put_if_absent` publish all of it or nothing, however the process ends.
+"""
+
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One object of a store. `crc32c` is None where the store would have to read the object to know it."""
+
+    name: str
+    size: int
+    crc32c: int | None = None
+
+
+class StoreError(Exception):
+    """A store did not do what was asked, after the retries it deserved. Says what, where and the cause."""
+
+
+class NotStored(StoreError):
+    """There is no object of that name."""
+
+
+class Store(Protocol):
+    """A folder of immutable-ish objects, near or far. Raises StoreError, NotStored."""
+
+    url: str
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write `data` under `name`, replacing what was there."""
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        """Write `data` unless `name` exists; say whether this call wrote it. Exactly one of many callers wins."""
+
+    def put_file(self, name: str, path: Path) -> Stored:
+        """Copy the local file `path` to `name`; the answer carries its size and crc32c."""
+
+    def get(self, name: str) -> bytes:
+        """The object's bytes."""
+
+    def get_range(self, name: str, start: int, length: int) -> bytes:
+        """`length` bytes from `start`; fewer only at the object's end."""
+
+    def get_file(self, name: str, path: Path) -> None:
+        """Copy the object to the local file `path`, which appears whole or not at all."""
+
+    def list(self, prefix: str = "") -> Iterable[Stored]:
+        """All objects whose name starts with `prefix`, sorted by name."""
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an object of that name."""
+
+    def delete(self, name: str) -> None:
+        """Remove the object; no error when it is gone already."""
+
+    def local_path(self, name: str) -> Path | None:
+        """Where the object lies on this machine's disk, so that it can be mapped or appended to; None if far away."""
+
+    def check_writable(self) -> None:
+        """Write, read back and remove a small object; raise StoreError with the cause if that cannot be done."""
+
+
+def open_store(url: str) -> Store:
+    """The store at `url`: `<scheme>://...` is served by the module `storage.<scheme>`, a plain path by `storage.local`.
+
+    Each such module has a function `open(url) -> Store`, so a third store is one more file.
+    """
+    scheme, separator, _ = url.partition("://")
+    module = {"gs": "gcs", "file": "local"}.get(scheme, scheme) if separator else "local"
+    try:
+        opener = importlib.import_module(f"storage.{module}")
+    except ModuleNotFoundError as error:
+        if error.name != f"storage.{module}":
+            raise
+        raise StoreError(f"{url}: no store for {scheme}:// - known are plain paths, file:// and gs://") from error
+    return opener.open(url)
