@@ -162,8 +162,8 @@ class TrainerSpec:
     model: ModelSpec = field(default_factory=ModelSpec)
     optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
-    epochs: int | None = None  # either epochs or steps
-    steps: int | None = None
+    epochs: int | None = None  # length of the training...
+    steps: int | None = None  # ...or in optimizer steps, which wins where both are given
     global_batch_size: int = 64  # examples an update, over all replicas and micro-batches
     accumulation_steps: int = 1  # micro-batches a replica adds up before the update
     precision: Precision = Precision.float32

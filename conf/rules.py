@@ -1,0 +1,178 @@
+"""Every rule across fields. All problems are found and reported at once; what is wrong names its cure."""
+
+import difflib
+import re
+
+from conf.errors import BadSpec, Problem
+from conf.schema import Accelerator, ClusterSpec, DataSpec, JobSpec, StoreKind, SubmitKind, TrainerSpec, Verb
+
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad")
+SCHEDULES = ("constant", "cosine")
+#: Verbs that work on a run which must exist already.
+ON_A_RUN = (Verb.evaluate, Verb.export, Verb.status, Verb.stop)
+
+
+def check(job: JobSpec) -> None:
+    """Raise BadSpec with every problem that can be known without touching the data or the cluster."""
+    problems = [*_names(job), *_positive(job), *_data(job.data), *_lengths(job.trainer), *_batches(job), *_shares(job)]
+    problems += [*_places(job), *_cluster(job.cluster)]
+    if problems:
+        raise BadSpec(problems)
+
+
+def nearest(word: str, known: tuple[str, ...] | list[str]) -> str:
+    """A cure for a misspelt word: the closest known one, then all of them."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    suggestion = f"did you mean {close[0]}? " if close else ""
+    return f"{suggestion}known: {', '.join(known)}"
+
+
+def batch_multiples(job: JobSpec) -> int | None:
+    """What the global batch has to be a multiple of: workers x replicas x micro-batches; None until the hosts are seen."""
+    replicas = job.cluster.gpus_per_worker
+    if replicas is None:
+        if job.cluster.accelerator is not Accelerator.cpu:
+            return None
+        replicas = 1
+    return job.cluster.workers * replicas * job.trainer.accumulation_steps
+
+
+def batch_problem(batch: int, multiple: int, shape: str) -> Problem | None:
+    """The problem of a global batch that `multiple` does not divide, with the nearest that it does."""
+    if batch % multiple == 0:
+        return None
+    below = batch // multiple * multiple
+    candidates = [str(size) for size in (below, below + multiple) if size > 0]
+    return Problem(
+        "trainer.global_batch_size", batch, f"must be a multiple of {multiple} ({shape})", f"nearest: {', '.join(candidates)}"
+    )
+
+
+def _names(job: JobSpec) -> list[Problem]:
+    problems = []
+    if job.run_id is not None and not RUN_ID.fullmatch(job.run_id):
+        law = "a run_id is letters, digits, '.', '_' and '-', begins with a letter or digit, and has at most 128 of them"
+        problems.append(Problem("run_id", job.run_id, law, "choose another name, such as run_id=first-try"))
+    if job.run_id is None and job.job in ON_A_RUN:
+        problems.append(Problem("run_id", None, f"job={job.job.name} works on a run that exists", "name it: run_id=..."))
+    for field, word, known in (
+        ("trainer.optimizer.name", job.trainer.optimizer.name, OPTIMIZERS),
+        ("trainer.schedule.name", job.trainer.schedule.name, SCHEDULES),
+    ):
+        if word not in known:
+            problems.append(Problem(field, word, "there is none of this name", nearest(word, known)))
+    if job.trainer.class_weights not in (None, "balanced"):
+        law = "class weights are null or balanced"
+        problems.append(Problem("trainer.class_weights", job.trainer.class_weights, law, "trainer.class_weights=balanced"))
+    return problems
+
+
+def _positive(job: JobSpec) -> list[Problem]:
+    trainer, data, cluster = job.trainer, job.data, job.cluster
+    counts = {
+        "trainer.epochs": trainer.epochs,
+        "trainer.steps": trainer.steps,
+        "trainer.global_batch_size": trainer.global_batch_size,
+        "trainer.accumulation_steps": trainer.accumulation_steps,
+        "trainer.steps_per_loop": trainer.steps_per_loop,
+        "trainer.log_every_steps": trainer.log_every_steps,
+        "trainer.checkpoint_every_steps": trainer.checkpoint_every_steps,
+        "trainer.eval_every_steps": trainer.eval_every_steps,
+        "trainer.eval_batch_size": trainer.eval_batch_size,
+        "trainer.keep_checkpoints": trainer.keep_checkpoints,
+        "trainer.optimizer.clip_norm": trainer.optimizer.clip_norm,
+        "trainer.optimizer.clip_value": trainer.optimizer.clip_value,
+        "trainer.optimizer.learning_rate": trainer.optimizer.learning_rate,
+        "data.image_size": data.image_size,
+        "data.num_shards": data.num_shards,
+        "data.shard_bytes": data.shard_bytes,
+        "data.max_side": data.max_side,
+        "cluster.workers": cluster.workers,
+        "cluster.gpus_per_worker": cluster.gpus_per_worker,
+        "cluster.start_timeout_s": cluster.start_timeout_s,
+        "cluster.hang_timeout_s": cluster.hang_timeout_s,
+        "cluster.grace_s": cluster.grace_s,
+    }
+    law = "must be greater than 0"
+    return [
+        Problem(name, value, law, f"leave {name} out for its default, or give a positive number")
+        for name, value in counts.items()
+        if value is not None and not value > 0
+    ]
+
+
+def _data(data: DataSpec) -> list[Problem]:
+    problems = []
+    if data.channels not in (1, 3):
+        problems.append(Problem("data.channels", data.channels, "images are grey (1) or RGB (3)", "data.channels=3"))
+    if data.name in ("folder", "csv", "npz", "tfrecord") and data.path is None:
+        problems.append(Problem("data.path", None, f"data={data.name} reads from a path", f"data={data.name} data.path=DIR"))
+    if not 0 < data.augment.crop_min_area <= 1:
+        law = "the smallest share of an image that a crop keeps is in (0, 1]"
+        problems.append(Problem("data.augment.crop_min_area", data.augment.crop_min_area, law, "1 switches cropping off"))
+    return problems
+
+
+def _lengths(trainer: TrainerSpec) -> list[Problem]:
+    if trainer.epochs is None and trainer.steps is None:
+        law = "a training has a length, in epochs or in steps (steps wins where both are given)"
+        return [Problem("trainer.epochs", None, law, "trainer.epochs=10, or trainer.steps=1000")]
+    return []
+
+
+def _batches(job: JobSpec) -> list[Problem]:
+    multiple = batch_multiples(job)
+    if multiple is None or multiple <= 0:
+        return []
+    workers, replicas = job.cluster.workers, job.cluster.gpus_per_worker or 1
+    shape = f"{workers} workers x {replicas} replicas x {job.trainer.accumulation_steps} micro-batches"
+    problem = batch_problem(job.trainer.global_batch_size, multiple, shape)
+    return [problem] if problem else []
+
+
+def _shares(job: JobSpec) -> list[Problem]:
+    problems = []
+    split = job.data.split
+    shares = (split.train, split.validation, split.test)
+    if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or split.train == 0:
+        law = "shares are at least 0, train's is above 0, and together they are 1"
+        problems.append(Problem("data.split", ":".join(map(str, shares)), law, "data.split.train=0.7 and so on"))
+    ranges = {
+        "trainer.label_smoothing": (job.trainer.label_smoothing, 1.0),
+        "trainer.model.dropout": (job.trainer.model.dropout, 1.0),
+        "trainer.optimizer.momentum": (job.trainer.optimizer.momentum, 1.0),
+        "data.augment.brightness": (job.data.augment.brightness, 1.01),
+        "data.augment.contrast": (job.data.augment.contrast, 1.01),
+    }
+    for name, (value, limit) in ranges.items():
+        if not 0 <= value < limit:
+            problems.append(Problem(name, value, f"is a share in [0, {limit:g})", f"{name}=0.1"))
+    model, size = job.trainer.model, job.data.image_size
+    if size is not None and size < model.min_image_size:
+        law = f"{model.name} cannot take images smaller than {model.min_image_size} pixels"
+        problems.append(Problem("data.image_size", size, law, f"data.image_size={model.min_image_size}"))
+    return problems
+
+
+def _places(job: JobSpec) -> list[Problem]:
+    problems = []
+    root, kind = job.storage.root, job.storage.kind
+    if (kind is StoreKind.gcs) != root.startswith("gs://"):
+        law = f"storage={kind.name} keeps runs {'in a bucket' if kind is StoreKind.gcs else 'in a folder'}"
+        cure = "storage=gcs storage.root=gs://bucket/path, or storage=local storage.root=FOLDER"
+        problems.append(Problem("storage.root", root, law, cure))
+    if job.submit.kind is not SubmitKind.here:
+        problems.append(Problem("submit.kind", job.submit.kind, "this version drives jobs itself", "submit=here"))
+    return problems
+
+
+def _cluster(cluster: ClusterSpec) -> list[Problem]:
+    problems = []
+    if cluster.max_restarts < 0:
+        law = "a number of restarts is at least 0"
+        problems.append(Problem("cluster.max_restarts", cluster.max_restarts, law, "0 never restarts"))
+    if not cluster.cpus_per_worker > 0:
+        law = "a worker needs some of a CPU"
+        problems.append(Problem("cluster.cpus_per_worker", cluster.cpus_per_worker, law, "cluster.cpus_per_worker=1"))
+    return problems
