@@ -5,7 +5,7 @@ A store is a folder somewhere. Names inside it are relative, with forward slashe
 """
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +36,9 @@ class Store(Protocol):
     def put(self, name: str, data: bytes) -> None:
         """Write `data` under `name`, replacing what was there."""
 
+    def put_buffers(self, name: str, buffers: Sequence[bytes | memoryview]) -> Stored:
+        """Like `put`, for large content that lies in several places in memory: nothing is joined or copied first."""
+
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Write `data` unless `name` exists; say whether this call wrote it. Exactly one of many callers wins."""
 
@@ -59,6 +62,9 @@ class Store(Protocol):
 
     def delete(self, name: str) -> None:
         """Remove the object; no error when it is gone already."""
+
+    def delete_folder(self, name: str) -> None:
+        """Remove every object below `name/`, and what interrupted writers left there."""
 
     def local_path(self, name: str) -> Path | None:
         """Where the object lies on this machine's disk, so that it can be mapped or appended to; None if far away."""
