@@ -1,0 +1,114 @@
+# Convoy from a fresh machine: Python 3.11 and make are enough. `make help` lists what can be done.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+IMAGE ?= convoy:dev
+BASE ?= python:3.11-slim-bookworm
+ACCELERATOR ?= cpu
+
+VENV := .venv
+PY := $(VENV)/bin/python
+SITE = $(VENV)/lib/python3.11/site-packages
+OURS := conf storage data_pipeline trainer launcher benchmarks
+PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile --no-deps
+UV_COMPILE := $(VENV)/bin/uv pip compile pyproject.toml --quiet --python-version 3.11 \
+    --generate-hashes --no-emit-index-url --no-header --no-annotate $(UPGRADE)
+
+# Without bytecode TensorFlow imports three times slower, so nothing that runs from here may go without it.
+unexport PYTHONDONTWRITEBYTECODE
+# A job of the shell around us is no business of the tests.
+unexport TF_CONFIG
+
+##@ Use
+
+.PHONY: help
+help: ## say what can be done
+	@awk 'BEGIN {FS = ":.*## "; print "make TARGET"} \
+	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: quickstart
+quickstart: $(VENV)/.installed ## install, then train and evaluate on scikit-learn's digits
+	$(PY) launcher/run.py
+
+.PHONY: install
+install: $(VENV)/.installed ## .venv with what Convoy needs to run, and the command `convoy`
+
+.PHONY: install-dev
+install-dev: $(VENV)/.installed-dev ## the same and what its tests and checks need
+
+##@ Work on it
+
+.PHONY: test
+test: $(VENV)/.installed-dev ## the whole test suite; TESTS="tests/conf -k batch" for a part
+	$(PY) -m pytest --durations=15 $(TESTS)
+
+.PHONY: check
+check: $(VENV)/.installed-dev ## lint, format and types
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+.PHONY: format
+format: $(VENV)/.installed-dev ## rewrite the code as `make check` wants it
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+.PHONY: bench
+bench: $(VENV)/.installed-bench ## Convoy and its peers side by side: start-up and training step
+	$(PY) benchmarks/startup.py
+	$(PY) benchmarks/step.py
+
+.PHONY: lock
+lock: $(VENV)/.installed-dev ## write the lock files anew from pyproject.toml; UPGRADE=--upgrade for newer versions
+	$(UV_COMPILE) -o requirements.lock
+	$(UV_COMPILE) --group dev -c requirements.lock -o requirements-dev.lock
+	$(UV_COMPILE) --group bench -c requirements.lock -c requirements-dev.lock -o requirements-bench.lock
+	$(UV_COMPILE) --extra gpu -c requirements.lock -o requirements-gpu.lock
+
+.PHONY: image
+image: ## build the container image: IMAGE=name BASE=image ACCELERATOR=cpu|gpu
+	docker build --build-arg BASE=$(BASE) --build-arg ACCELERATOR=$(ACCELERATOR) --tag $(IMAGE) .
+
+.PHONY: clean
+clean: ## remove .venv and what tools left; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(OURS) tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What follows makes files, each once.
+
+$(VENV)/.created:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "make: there is no $(PYTHON) here - Convoy runs on Python 3.11 - apt-get install python3.11, or make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+	  echo "make: PYTHON=$(PYTHON) is $$($(PYTHON) --version) - Convoy runs on Python 3.11 - make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "make: $(PYTHON) cannot make virtual environments - Debian ships that part apart - apt-get install python3.11-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created requirements.lock pyproject.toml
+	@echo "installing what requirements.lock lists (about a minute, once)"
+	@$(call install,requirements.lock)
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.created requirements-dev.lock pyproject.toml
+	@echo "installing what requirements-dev.lock lists (about a minute, once)"
+	@$(call install,requirements-dev.lock)
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed requirements-bench.lock
+	@echo "installing what requirements-bench.lock lists"
+	@$(call install,requirements-bench.lock)
+	@touch $@
+
+# The lock is complete and hashed, so pip resolves nothing (--no-deps). The project itself is linked, not copied, with the
+# setuptools that the lock brought. compileall leaves what is compiled alone; a package's own broken test files are not our matter.
+define install
+$(PIP_INSTALL) --require-hashes -r $(1) && \
+$(PIP_INSTALL) --no-build-isolation --config-settings editable_mode=compat -e . && \
+{ $(PY) -m compileall -qq -j 0 $(SITE) $(OURS) >/dev/null 2>&1 || true; }
+endef
