@@ -1,0 +1,170 @@
+"""THE arithmetic: from a batch to an update, the same for any number of replicas and micro-batches.
+
+The gradient of a step is that of  sum_i(w_i * loss_i) / n + regularisation  over the n real examples of the *global* batch.
+Every replica adds up the gradients of its micro-batches, the sums of all replicas are added once, and what comes out is
+clipped and applied once. Nothing here depends on how many replicas there are, but for dropout masks and, where BatchNorm
+is not synchronized, the batches its statistics are taken over.
+"""
+
+from collections.abc import Callable, Iterator
+
+import keras
+import tensorflow as tf
+
+from conf.schema import OptimizerSpec
+from trainer.objective import Objective
+from trainer.precision import LossScale
+from trainer.strategy import reduction_options
+
+Batch = dict[str, tf.Tensor]
+#: What the loop adds up for each step: the loss, examples that were classified right, examples, stop requests.
+NUM_TOTALS = 4
+
+
+class TrainingStep:
+    """A compiled loop of optimizer steps. Make it inside the strategy's scope, with a built optimizer.
+
+    `micro_batches` are taken one after the other in a `tf.while_loop`, or, where synchronized BatchNorm has to talk to the
+    other replicas inside of one, unrolled (`unroll`).
+    """
+
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        objective: Objective,
+        clipping: OptimizerSpec,
+        micro_batches: int = 1,
+        unroll: bool = False,
+        loss_scale: LossScale | None = None,
+    ):
+        self.strategy, self.model, self.optimizer, self.objective = strategy, model, optimizer, objective
+        self.clipping, self.micro_batches, self.unroll, self.loss_scale = clipping, micro_batches, unroll, loss_scale
+        # float64 sums of float32 values are exact here, so they do not depend on where a loop begins.
+        self.totals = tf.Variable(
+            tf.zeros([NUM_TOTALS], tf.float64),
+            trainable=False,
+            synchronization=tf.VariableSynchronization.ON_READ,
+            aggregation=tf.VariableAggregation.SUM,
+        )
+
+    @property
+    def _variables(self) -> list[tf.Variable]:
+        return [variable.value for variable in self.model.trainable_variables]
+
+    @tf.function
+    def run(self, iterator: Iterator[Batch], num_steps: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
+        """Take `num_steps` steps and return the totals over them and over all replicas.
+
+        `stop` (float64, 0 or 1) is this worker's wish to stop; the sum over workers comes back to all of them, so that
+        they agree without another message.
+        """
+        self.strategy.run(self._begin)
+        for _ in tf.range(num_steps):
+            self._step(next(iterator))
+        totals = self.strategy.run(lambda asked: self.totals.read_value() + asked * [0.0, 0.0, 0.0, 1.0], args=(stop,))
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, totals, axis=None)
+
+    def _begin(self) -> None:
+        self.totals.assign(tf.zeros_like(self.totals))
+
+    def _step(self, batch: Batch) -> None:
+        if self.loss_scale is None:
+            self.strategy.run(lambda b: self._apply(self._gradients(b)), args=(batch,))
+            return
+        gradients, finite = self.strategy.run(self._unscaled_gradients, args=(batch,))
+        every = self.strategy.experimental_local_results(finite)[0]
+        # The condition stands outside of the replicas because an optimizer cannot leave one in the middle of a branch.
+        tf.cond(every, lambda: self._apply_everywhere(gradients), lambda: tf.constant(False))
+        self.strategy.run(self.loss_scale.update, args=(finite,))
+
+    def _apply_everywhere(self, gradients: list[tf.Tensor]) -> tf.Tensor:
+        self.strategy.run(self._apply, args=(gradients,))
+        return tf.constant(True)
+
+    def _apply(self, gradients: list[tf.Tensor]) -> None:
+        self.optimizer.apply(gradients, self.model.trainable_variables)
+
+    def _unscaled_gradients(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor]:
+        gradients = self._gradients(batch)
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
+        return gradients, finite
+
+    def _gradients(self, batch: Batch) -> list[tf.Tensor]:
+        """The gradient of the global batch, reduced over replicas and clipped; unscaled."""
+        gradients, totals = self._accumulate(batch)
+        self.totals.assign_add(tf.concat([totals, tf.zeros([1], tf.float64)], 0))
+        if self.strategy.num_replicas_in_sync > 1:
+            replica = tf.distribute.get_replica_context()
+            gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients, options=reduction_options())
+        if self.loss_scale is not None:
+            gradients = [gradient / self.loss_scale.scale for gradient in gradients]
+        return self._clip(gradients)
+
+    def _accumulate(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Gradients and totals of this replica's share, micro-batch by micro-batch."""
+        if self.micro_batches == 1:
+            return self._micro_batch(batch)
+        if self.unroll:
+            sums = self._micro_batch(self._slice(batch, 0))
+            for number in range(1, self.micro_batches):
+                sums = _add(sums, self._micro_batch(self._slice(batch, number)))
+            return sums
+        return self._accumulate_in_loop(batch)
+
+    def _accumulate_in_loop(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor]:
+        zeros = ([tf.zeros(v.shape, v.dtype) for v in self._variables], tf.zeros([NUM_TOTALS - 1], tf.float64))
+
+        def body(number: tf.Tensor, sums: tuple[list[tf.Tensor], tf.Tensor]) -> tuple:
+            return number + 1, _add(sums, self._micro_batch(self._slice(batch, number)))
+
+        _, sums = tf.while_loop(lambda number, _: number < self.micro_batches, body, (tf.constant(0), zeros))
+        return sums
+
+    def _slice(self, batch: Batch, number: tf.Tensor | int) -> Batch:
+        size = batch["label"].shape[0] // self.micro_batches
+        part = {}
+        for name, values in batch.items():
+            if values.shape.rank:
+                part[name] = tf.ensure_shape(values[number * size : (number + 1) * size], [size, *values.shape[1:]])
+            else:
+                part[name] = values
+        return part
+
+    def _micro_batch(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor]:
+        variables = self._variables
+        with tf.GradientTape() as tape:
+            logits = self.model(batch["image"], training=True)
+            losses = self.objective.losses(batch["label"], logits) * self.objective.weights(batch)
+            loss = tf.reduce_sum(losses) / tf.maximum(batch["batch_examples"], 1.0)
+            if self.model.losses:
+                shares = self.strategy.num_replicas_in_sync * self.micro_batches
+                loss += tf.add_n([tf.cast(term, tf.float32) for term in self.model.losses]) / shares
+            scaled = loss if self.loss_scale is None else loss * self.loss_scale.scale
+        gradients = tape.gradient(scaled, variables)
+        dense = [tf.zeros(v.shape, v.dtype) if g is None else tf.convert_to_tensor(g) for g, v in zip(gradients, variables, strict=True)]
+        right = tf.cast(tf.argmax(logits, -1, tf.int32) == batch["label"], tf.float32) * batch["mask"]
+        totals = tf.stack([loss, tf.reduce_sum(right), tf.reduce_sum(batch["mask"])])
+        return dense, tf.cast(totals, tf.float64)
+
+    def _clip(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        if self.clipping.clip_value is not None:
+            limit = self.clipping.clip_value
+            gradients = [tf.clip_by_value(gradient, -limit, limit) for gradient in gradients]
+        if self.clipping.clip_norm is not None:
+            gradients, _ = tf.clip_by_global_norm(gradients, self.clipping.clip_norm)
+        return gradients
+
+
+def _add(sums: tuple[list[tf.Tensor], tf.Tensor], more: tuple[list[tf.Tensor], tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor]:
+    return [left + right for left, right in zip(sums[0], more[0], strict=True)], sums[1] + more[1]
+
+
+def compile_step(step: TrainingStep) -> Callable[[Iterator[Batch], int, bool], tf.Tensor]:
+    """A plain-Python face of the step: (iterator, number of steps, wish to stop) -> totals."""
+
+    def run(iterator: Iterator[Batch], num_steps: int, stop: bool) -> tf.Tensor:
+        return step.run(iterator, tf.constant(num_steps), tf.constant(float(stop), tf.float64))
+
+    return run

@@ -1,0 +1,83 @@
+"""Which part of the job this process is: pure arithmetic over the job, TF_CONFIG and the devices that were found."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from conf import rules
+from conf.errors import BadSpec
+from conf.schema import Accelerator, JobSpec
+from data_pipeline.order import BatchShape
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Workers, replicas, and how a replica takes its share of a batch.
+
+    `turns` is 1 wherever a device is a replica of the shape that was asked. A CPU worker of several is a single device,
+    whatever its shape: it takes the shares of its `turns` replicas one after the other, as more micro-batches.
+    """
+
+    num_workers: int
+    rank: int
+    local_replicas: int
+    turns: int
+    on_gpu: bool
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes checkpoints, curves and reports."""
+        return self.rank == 0
+
+    @property
+    def num_replicas(self) -> int:
+        """Devices that compute, over all workers."""
+        return self.num_workers * self.local_replicas
+
+    @property
+    def replicas(self) -> range:
+        """The numbers of this worker's replicas."""
+        return range(self.rank * self.local_replicas, (self.rank + 1) * self.local_replicas)
+
+
+def find_topology(job: JobSpec, environment: Mapping[str, str], visible_gpus: int) -> Topology:
+    """This process's place. `visible_gpus` is what TensorFlow sees; too few are refused by number."""
+    config = json.loads(environment.get("TF_CONFIG", "{}"))
+    num_workers = len(config.get("cluster", {}).get("worker", [])) or 1
+    rank = int(config.get("task", {}).get("index", 0))
+    asked = job.cluster.gpus_per_worker
+    on_gpu = _wants_gpu(job, visible_gpus)
+    if on_gpu:
+        replicas = asked or visible_gpus
+        if visible_gpus < replicas:
+            law = f"TensorFlow sees {visible_gpus} GPUs in worker {rank}"
+            cure = "check the driver, the CUDA libraries and CUDA_VISIBLE_DEVICES, or run the shape with cluster.accelerator=cpu"
+            raise BadSpec.of("cluster.gpus_per_worker", replicas, law, cure)
+        return Topology(num_workers, rank, replicas, 1, True)
+    if num_workers > 1:
+        return Topology(num_workers, rank, 1, asked or 1, False)
+    return Topology(1, 0, asked or 1, 1, False)
+
+
+def batch_shape(job: JobSpec, topology: Topology) -> BatchShape:
+    """How the global batch is cut into replicas and micro-batches; refused where it does not divide."""
+    pieces = topology.num_replicas * topology.turns * job.trainer.accumulation_steps
+    shape = f"{topology.num_replicas * topology.turns} replicas x {job.trainer.accumulation_steps} micro-batches"
+    problem = rules.batch_problem(job.trainer.global_batch_size, pieces, shape)
+    if problem:
+        raise BadSpec([problem])
+    micro_batches = job.trainer.accumulation_steps * topology.turns
+    return BatchShape(job.trainer.global_batch_size, micro_batches, topology.num_replicas)
+
+
+def evaluation_shape(job: JobSpec, topology: Topology) -> BatchShape:
+    """The shape of an evaluation's batches: the size asked, rounded up to a whole share for every replica."""
+    asked = job.trainer.eval_batch_size or job.trainer.global_batch_size // job.trainer.accumulation_steps
+    share = -(-max(asked, topology.num_replicas) // topology.num_replicas)
+    return BatchShape(share * topology.num_replicas, 1, topology.num_replicas)
+
+
+def _wants_gpu(job: JobSpec, visible_gpus: int) -> bool:
+    if job.cluster.accelerator is Accelerator.auto:
+        return job.cluster.gpus_per_worker is not None or visible_gpus > 0
+    return job.cluster.accelerator is Accelerator.gpu
