@@ -1,0 +1,56 @@
+"""One file a family. `build_model` finds it by name: a new model is one new file with a function `build`.
+
+    def build(shape: tuple[int, int, int], num_classes: int, spec: ModelSpec, <its own options>) -> keras.Model
+
+The model takes pixels 0..255, float32 [batch, height, width, channels], and gives logits, float32 [batch, classes]: its
+preprocessing is its own first layers, so that an exported model carries it.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+
+import keras
+
+from conf import rules
+from conf.errors import BadSpec
+from conf.schema import BatchNormSync, ModelSpec
+from trainer import batch_norm
+
+#: Rooms that families share; not families themselves.
+SHARED = ("head", "pixels", "application")
+
+
+def families() -> list[str]:
+    """The names `trainer.model.name` may have."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in SHARED)
+
+
+def build_model(spec: ModelSpec, shape: tuple[int, int, int], num_classes: int) -> keras.Model:
+    """The model of `spec` for images of `shape` (height, width, channels). Call in the strategy's scope.
+
+    Raises BadSpec for an unknown family, an unknown option and images that are too small.
+    """
+    if spec.name not in families():
+        raise BadSpec.of("trainer.model.name", spec.name, "there is no such model", rules.nearest(spec.name, families()))
+    if min(shape[:2]) < spec.min_image_size:
+        law = f"{spec.name} cannot take images smaller than {spec.min_image_size} pixels"
+        raise BadSpec.of("data.image_size", min(shape[:2]), law, f"data.image_size={spec.min_image_size}")
+    build = importlib.import_module(f"{__name__}.{spec.name}").build
+    _check_options(spec, build)
+    # Names of layers count up within a process; checkpoints want them to be the same in every one.
+    keras.utils.clear_session(free_memory=False)
+    model = build(shape, num_classes, spec, **spec.options)
+    if spec.batch_norm is BatchNormSync.synchronized:
+        batch_norm.synchronize(model)
+    return model
+
+
+def _check_options(spec: ModelSpec, build: Callable[..., keras.Model]) -> None:
+    known = list(inspect.signature(build).parameters)[3:]
+    for name, value in spec.options.items():
+        if name not in known:
+            law = f"{spec.name} has no such option"
+            cure = rules.nearest(name, known) if known else f"{spec.name} has no options of its own"
+            raise BadSpec.of(f"trainer.model.options.{name}", value, law, cure)

@@ -1,0 +1,40 @@
+"""The three-layer convolutional network of the textbooks."""
+
+from collections.abc import Sequence
+
+import keras
+
+from conf.errors import BadSpec
+from conf.schema import ModelSpec
+from trainer.models.head import add_head
+from trainer.models.pixels import to_unit
+
+
+def build(
+    shape: tuple[int, int, int],
+    num_classes: int,
+    spec: ModelSpec,
+    filters: Sequence[int] = (32, 64, 64),
+    dense: int = 64,
+    batch_norm: bool = False,
+) -> keras.Model:
+    """A convolution and a pooling for each of `filters`, a hidden layer of `dense` units, a head.
+
+    `batch_norm` puts a BatchNormalization behind each convolution. Small images keep their size where there is nothing
+    left to pool.
+    """
+    if spec.weights != "none":
+        raise BadSpec.of("trainer.model.weights", spec.weights, "the convnet has no pretrained weights", "trainer.model.weights=none")
+    pixels = keras.Input(shape, name="image")
+    x = to_unit(pixels)
+    for number, width in enumerate(filters, start=1):
+        x = keras.layers.Conv2D(width, 3, padding="same", name=f"conv{number}", use_bias=not batch_norm)(x)
+        if batch_norm:
+            x = keras.layers.BatchNormalization(name=f"norm{number}")(x)
+        x = keras.layers.ReLU(name=f"relu{number}")(x)
+        if min(x.shape[1:3]) >= 4:
+            x = keras.layers.MaxPooling2D(name=f"pool{number}")(x)
+    x = keras.layers.Flatten(name="flatten")(x)
+    if dense:
+        x = keras.layers.Dense(dense, activation="relu", name="hidden")(x)
+    return keras.Model(pixels, add_head(x, num_classes, spec.dropout), name="convnet")

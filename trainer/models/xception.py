@@ -1,0 +1,12 @@
+"""Xception, from keras.applications."""
+
+import keras
+
+from conf.schema import ModelSpec
+from trainer.models.application import build_application
+from trainer.models.pixels import to_signed
+
+
+def build(shape: tuple[int, int, int], num_classes: int, spec: ModelSpec) -> keras.Model:
+    """Xception without its top, for images of `shape`."""
+    return build_application(keras.applications.Xception, to_signed, shape, num_classes, spec)
