@@ -13,7 +13,10 @@ import json
 import os
 import re
 import secrets
+import shutil
 import tempfile
+import time
+import weakref
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,7 +74,7 @@ class RunDir:
         self.run_id = checked_name(root_url, run_id)
         self.store = open_store(f"{root_url.rstrip('/') or '/'}/{run_id}")
         self.url = self.store.url
-        self._staging: tempfile.TemporaryDirectory[str] | None = None
+        self._staging: Path | None = None
 
     @classmethod
     def of_job(cls, url: str) -> "RunDir":
@@ -102,7 +105,7 @@ class RunDir:
         line = json.dumps(event).encode() + b"\n"
         path = self.store.local_path(EVENTS)
         if path is None:
-            self.store.put(f"{EVENTS_FOLDER}/{event['time']}-{secrets.token_hex(4)}.json", line)
+            self.store.put(f"{EVENTS_FOLDER}/{time.time_ns():020d}-{secrets.token_hex(4)}.json", line)
             return
         try:
             _append(path, line)
@@ -127,8 +130,9 @@ class RunDir:
         path = self.store.local_path(name)
         if path is None:
             if self._staging is None:
-                self._staging = tempfile.TemporaryDirectory(prefix="convoy-")
-            path = Path(self._staging.name) / checked_name(self.url, name)
+                self._staging = Path(tempfile.mkdtemp(prefix="convoy-"))
+                weakref.finalize(self, shutil.rmtree, self._staging, ignore_errors=True)
+            path = self._staging / checked_name(self.url, name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

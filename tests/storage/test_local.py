@@ -1,0 +1,122 @@
+"""The local store against full disks and interrupted writers."""
+
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storage.local import LocalStore
+from storage.names import UNFINISHED
+from storage.store import Store, StoreError, open_store
+
+DISK_BYTES = 1 << 20
+
+
+@pytest.fixture(params=["full disk", "file size limit"])
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A folder in which no file may be larger than a mebibyte, for one of two reasons."""
+    if request.param == "full disk":
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", tmp_path], capture_output=True
+        )
+        if mounted.returncode:
+            pytest.skip("only root can mount a small disk")
+        try:
+            yield tmp_path
+        finally:
+            subprocess.run(["umount", "-l", tmp_path], check=True)
+    else:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (DISK_BYTES, hard))
+        try:
+            yield tmp_path
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_what_is_there(small_disk: Path) -> None:
+    """The old object stays whole, nothing half written stays, and the error says what to do."""
+    store = open_store(str(small_disk / "store"))
+    store.put("x", b"old")
+    large = bytes(2 * DISK_BYTES)
+    for write in (lambda: store.put("x", large), lambda: store.put_if_absent("y", large)):
+        with pytest.raises(StoreError, match=r"cannot put - .* - (the disk is full: free|the file is larger than)"):
+            write()
+    assert store.get("x") == b"old"
+    assert os.listdir(small_disk / "store") == ["x"]
+    store.put("x", b"new")
+    assert store.get("x") == b"new"
+
+
+def test_a_copy_onto_a_full_disk_leaves_no_file(small_disk: Path) -> None:
+    """get_file publishes the whole file or none."""
+    with Path("/dev/zero").open("rb") as zeros, pytest.raises(StoreError, match=r"the disk is full|the file is larger"):
+        LocalStore(Path("/proc/self/fd")).get_file(str(zeros.fileno()), small_disk / "x")
+    assert os.listdir(small_disk) == []
+
+
+def test_what_a_killed_writer_left_is_not_listed(tmp_path: Path) -> None:
+    """Unfinished files are no objects; deleting their folder removes them."""
+    store = open_store(str(tmp_path))
+    store.put("folder/x", b"1")
+    (tmp_path / "folder" / f".y.0123{UNFINISHED}").write_bytes(b"half")
+    assert [stored.name for stored in store.list()] == ["folder/x"]
+    store.delete_folder("folder")
+    assert os.listdir(tmp_path) == []
+
+
+def test_bytes_are_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order that survives a power cut: file synced, then named, then the folder synced."""
+    calls: list[str] = []
+    for name in ("fsync", "replace", "link"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (calls.append(name), real(*args))[1])
+    store = LocalStore(tmp_path)
+    store.put("x", b"1")
+    store.put_if_absent("y", b"1")
+    assert calls == ["fsync", "replace", "fsync", "fsync", "link", "fsync"]
+
+
+def test_a_new_folder_is_synced_into_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that was made is in its parent for good before anything is put into it."""
+    synced: list[str] = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd))[1])
+    LocalStore(tmp_path).put("a/b/x", b"1")
+    assert synced[:2] == [str(tmp_path), str(tmp_path / "a")]
+    assert synced[-1] == str(tmp_path / "a" / "b")
+
+
+def test_files_get_the_usual_mode(tmp_path: Path) -> None:
+    """Others may read a run as the umask says; temporary files are often too private."""
+    before = os.umask(0o022)
+    try:
+        LocalStore(tmp_path).put("x", b"1")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """A storage.root below a file is refused with the reason."""
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError, match=r"file/.* - a part of the path is a file"):
+        open_store(str(tmp_path / "file")).check_writable()
+
+
+@pytest.mark.parametrize("url", ["{}", "file://{}", "file://localhost{}"])
+def test_plain_paths_and_file_urls_are_the_same(tmp_path: Path, url: str) -> None:
+    """A store knows where its objects lie."""
+    store: Store = open_store(url.format(tmp_path))
+    assert store.url == str(tmp_path)
+    assert store.local_path("a/b") == tmp_path / "a" / "b"
+
+
+@pytest.mark.parametrize("url", ["file://other-host/path", "s3://bucket/path"])
+def test_urls_of_no_store_are_refused(url: str) -> None:
+    """The error names what is known."""
+    with pytest.raises(StoreError, match=url):
+        open_store(url)
