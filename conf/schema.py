@@ -115,6 +115,7 @@ class DataSpec:
     num_examples: int = 1024  # of the synthetic source alone
     num_classes: int = 10  # of the synthetic source alone
     remainder: Remainder = Remainder.drop
+    memory_bytes: int = 268_435_456  # a split whose decoded images fit in is decoded once and kept; 0: never
     shuffle: bool = True  # a new permutation every epoch; false keeps the prepared order
     augment: AugmentSpec = field(default_factory=AugmentSpec)
 

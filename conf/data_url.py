@@ -1,0 +1,48 @@
+"""Where the prepared examples of a job are. Pure: the launcher and the data pipeline both ask it."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+
+from conf.errors import BadSpec
+from conf.schema import DataSpec, JobSpec
+
+#: The name of data that is prepared already: data.path is the prepared set itself.
+PREPARED = "tfrecord"
+
+
+def data_url(job: JobSpec) -> str:
+    """The URL of the prepared set that `job` reads, whether it exists or not."""
+    data = job.data
+    if data.name == PREPARED:
+        if data.path is None:
+            raise BadSpec.of("data.path", None, "data=tfrecord reads a prepared set", "say where: data.path=URL")
+        return data.path
+    if data.out is not None:
+        return data.out
+    return f"{job.storage.root.rstrip('/')}/_data/{data.name}-{data_digest(data, job.seed)}"
+
+
+def data_digest(data: DataSpec, seed: int) -> str:
+    """A short digest of everything that decides which bytes are prepared."""
+    decides = {
+        "name": data.name,
+        "path": _absolute(data.path),
+        "split": asdict(data.split),
+        "num_shards": data.num_shards,
+        "shard_bytes": data.shard_bytes,
+        "max_side": data.max_side,
+        "on_bad_file": data.on_bad_file.name,
+        "seed": seed,
+    }
+    if data.name == "synthetic":
+        size = [data.num_examples, data.num_classes, data.image_size, data.channels]
+        decides["synthetic"] = size
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _absolute(path: str | None) -> str | None:
+    if path is None or "://" in path:
+        return path
+    return os.path.abspath(os.path.expanduser(path))

@@ -1,0 +1,108 @@
+"""Which examples the replicas get in which step, for many steps at once. Pure NumPy."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conf.schema import Remainder
+from data_pipeline.order import BatchShape, Places, draws, evaluation_steps, place_to_example, steps_per_epoch
+
+Floats = NDArray[np.float32]
+
+
+class Batches(NamedTuple):
+    """One row for each (step, replica), in that order; n is the batch of a replica."""
+
+    examples: Places  # [rows, n]
+    mask: Floats  # [rows, n]: 0 for those that only fill up the batch
+    draws: Floats  # [rows, n, num_draws]
+    batch_examples: Floats  # [rows]: real examples in the step's global batch, over all replicas
+
+
+class BatchOrder(Protocol):
+    """Says which examples come in which step."""
+
+    replicas: range
+    shape: BatchShape
+    num_draws: int
+
+    @property
+    def num_steps(self) -> int | None:
+        """How many steps there are; None when they never end."""
+
+    def batches(self, first_step: int, steps: int) -> Batches:
+        """Those of `steps` steps from `first_step` on."""
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """Epoch after epoch without end. A padded batch is filled with the first examples of its epoch."""
+
+    num_examples: int
+    seed: int
+    shape: BatchShape
+    replicas: range
+    remainder: Remainder
+    shuffle: bool
+    num_draws: int
+
+    @property
+    def num_steps(self) -> None:
+        """Training never ends by itself."""
+        return None
+
+    def batches(self, first_step: int, steps: int) -> Batches:
+        """Those of `steps` steps from `first_step` on."""
+        length = steps_per_epoch(self.num_examples, self.shape.global_batch_size, self.remainder)
+        epochs, step_of_epoch = np.divmod(np.arange(first_step, first_step + steps), length)
+        places, mask, real = _places(step_of_epoch, self.num_examples, self.shape, self.replicas)
+        drawn = np.zeros((*places.shape, self.num_draws), np.float32)
+        for epoch in np.unique(epochs):
+            own = epochs == epoch
+            if self.shuffle:
+                places[own] = place_to_example(self.seed, int(epoch), places[own], self.num_examples)
+            if self.num_draws:
+                drawn[own] = draws(self.seed, int(epoch), places[own], self.num_draws)
+        return _rows(places, mask, drawn, real)
+
+
+@dataclass(frozen=True)
+class EvaluationOrder:
+    """Every example once, as it is stored. The last batch is filled with the first examples."""
+
+    num_examples: int
+    shape: BatchShape
+    replicas: range
+    num_draws: int = 0
+
+    @property
+    def num_steps(self) -> int:
+        """Batches until every example was seen."""
+        return evaluation_steps(self.num_examples, self.shape.global_batch_size)
+
+    def batches(self, first_step: int, steps: int) -> Batches:
+        """Those of `steps` steps from `first_step` on, as far as there are any."""
+        last = min(first_step + steps, self.num_steps)
+        places, mask, real = _places(np.arange(first_step, last), self.num_examples, self.shape, self.replicas)
+        return _rows(places, mask, np.zeros((*places.shape, 0), np.float32), real)
+
+
+def _places(steps: Places, num_examples: int, shape: BatchShape, replicas: range) -> tuple[Places, Floats, Floats]:
+    """Places [steps, replicas, n] with their mask, and the real examples of each step's global batch."""
+    first = steps * shape.global_batch_size
+    rows = np.stack([shape.rows(replica) for replica in replicas])
+    places = first[:, None, None] + rows
+    real = np.minimum(shape.global_batch_size, num_examples - first).astype(np.float32)
+    return places % num_examples, (places < num_examples).astype(np.float32), real
+
+
+def _rows(places: Places, mask: Floats, drawn: Floats, real: Floats) -> Batches:
+    steps, replicas, size = places.shape
+    return Batches(
+        places.reshape(-1, size),
+        mask.reshape(-1, size),
+        drawn.reshape(steps * replicas, size, drawn.shape[-1]),
+        np.repeat(real, replicas),
+    )

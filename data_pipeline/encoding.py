@@ -1,0 +1,133 @@
+"""An image of a source as the bytes that are stored: JPEGs as they are, everything else losslessly as PNG."""
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from data_pipeline.sources import Example, Pixels
+
+_ORIENTATION = 0x0112
+_UPRIGHT = (None, 0, 1)
+_PNG_AS_IS = frozenset({"L", "RGB", "LA", "RGBA", "I;16"})
+_CHANNELS = {"L": 1, "LA": 1, "I;16": 1}
+_JPEG_END = b"\xff\xd9"
+_JPEG_QUALITY = 95  # of a JPEG that data.max_side makes smaller
+
+
+class BadImage(ValueError):
+    """This cannot be read as an image, and why."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A stored image. `channels` is 1 for grey and 3 for colour."""
+
+    data: bytes
+    format: str  # jpeg | png
+    height: int
+    width: int
+    channels: int
+
+
+def encode_image(example: Example, max_side: int | None) -> Encoded:
+    """The bytes to store for an example; BadImage when it is none."""
+    image = example.image
+    if callable(image):
+        image = image()
+    if isinstance(image, np.ndarray):
+        return _encode_pixels(image, max_side)
+    try:
+        data = image.read_bytes() if isinstance(image, Path) else bytes(image)
+    except OSError as error:
+        raise BadImage(error.strerror or str(error)) from error
+    return _encode_file(data, max_side)
+
+
+def png(pixels: Pixels) -> bytes:
+    """Pixels [height, width] or [height, width, 1 or 3], 8 or 16 bit, as a PNG; the same bytes for the same pixels."""
+    height, width = pixels.shape[:2]
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    depth = 8 * pixels.dtype.itemsize
+    rows = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder(">")).view(np.uint8).reshape(height, -1)
+    lines = np.empty((height, rows.shape[1] + 1), np.uint8)
+    lines[:, 0] = 2  # the filter "up": each row as its difference from the one above
+    lines[:1, 1:] = rows[:1]
+    np.subtract(rows[1:], rows[:-1], out=lines[1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, depth, 0 if channels == 1 else 2, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 6)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_png_chunk(name, body) for name, body in parts)
+
+
+def _png_chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def _encode_pixels(pixels: Pixels, max_side: int | None) -> Encoded:
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3) or not pixels.size:
+        raise BadImage(f"pixels of shape {list(pixels.shape)}; [height, width] or [height, width, 3] is an image")
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise BadImage(f"pixels of type {pixels.dtype}; uint8 or uint16 is stored")
+    if max_side is not None and max(pixels.shape[:2]) > max_side:
+        pixels = np.asarray(_shrink(Image.fromarray(pixels), max_side))
+    return Encoded(png(pixels), "png", pixels.shape[0], pixels.shape[1], 1 if pixels.ndim == 2 else 3)
+
+
+def _encode_file(data: bytes, max_side: int | None) -> Encoded:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return _encode_opened(image, data, max_side)
+    except UnidentifiedImageError as error:
+        raise BadImage("no image format is known that begins like this" if data else "the file is empty") from error
+    except (OSError, SyntaxError, ValueError, struct.error, EOFError, Image.DecompressionBombError) as error:
+        if isinstance(error, BadImage):
+            raise
+        raise BadImage(str(error) or type(error).__name__) from error
+
+
+def _encode_opened(image: Image.Image, data: bytes, max_side: int | None) -> Encoded:
+    is_jpeg = image.format in ("JPEG", "MPO")
+    upright = image.getexif().get(_ORIENTATION) in _UPRIGHT
+    small = max_side is None or max(image.size) <= max_side
+    if is_jpeg and upright and small and image.mode in ("L", "RGB"):
+        if not data.endswith(_JPEG_END):  # cut off, or followed by something: only decoding tells
+            image.load()
+        return Encoded(data, "jpeg", image.height, image.width, 1 if image.mode == "L" else 3)
+    image.load()
+    if image.format == "PNG" and upright and small and image.mode in _PNG_AS_IS:
+        return Encoded(data, "png", image.height, image.width, _CHANNELS.get(image.mode, 3))
+    picture = _plain(ImageOps.exif_transpose(image))
+    if max_side is not None and not small:
+        picture = _shrink(picture, max_side)
+        if is_jpeg:
+            return _as_jpeg(picture)
+    return _encode_pixels(np.asarray(picture), None)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The image as grey (8 or 16 bit) or RGB; transparency is left out, palettes and inks become colours."""
+    if image.mode in ("L", "RGB"):
+        return image
+    if image.mode.startswith("I;16"):
+        return image.convert("I;16") if image.mode != "I;16" else image
+    if image.mode in ("I", "F"):
+        raise BadImage(f"pixels of 32 bits (mode {image.mode}); 8 or 16 bits can be stored")
+    return image.convert("L" if image.mode in ("1", "LA", "La") else "RGB")
+
+
+def _shrink(image: Image.Image, max_side: int) -> Image.Image:
+    scale = max_side / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC if image.mode == "I;16" else Image.Resampling.LANCZOS)
+
+
+def _as_jpeg(image: Image.Image) -> Encoded:
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    return Encoded(out.getvalue(), "jpeg", image.height, image.width, 1 if image.mode == "L" else 3)

@@ -1,0 +1,110 @@
+"""What a prepared set says about itself: `manifest.json`, written last, so that a set without it is not prepared."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from conf.errors import BadSpec
+from storage.data_dir import MANIFEST
+from storage.store import NotStored, open_store
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One TFRecord file. Its `.index` has an (offset, length) pair of uint64 for each Example's bytes."""
+
+    name: str
+    num_examples: int
+    num_bytes: int
+    crc32c: int
+    index_crc32c: int
+    class_counts: list[int]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: its examples in stored order are those of its shards, one after the other."""
+
+    num_examples: int
+    class_counts: list[int]
+    shards: list[Shard]
+
+
+@dataclass(frozen=True)
+class ImageSizes:
+    """The smallest and largest sides of the stored images, and their channels (1 grey, 3 colour)."""
+
+    min_height: int
+    max_height: int
+    min_width: int
+    max_width: int
+    min_channels: int
+    max_channels: int
+
+    @property
+    def largest_side(self) -> int:
+        """The longest side of any image."""
+        return max(self.max_height, self.max_width)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all images have one size."""
+        return self.min_height == self.max_height and self.min_width == self.max_width
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A prepared set. `url` is where it was found and is not stored."""
+
+    url: str
+    name: str
+    classes: list[str]
+    splits: dict[str, Split]
+    images: ImageSizes
+    seed: int
+    digest: str
+    num_skipped: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are, also such as no training example has."""
+        return len(self.classes)
+
+    def to_json(self) -> bytes:
+        """The manifest as it is stored."""
+        stored = asdict(self)
+        del stored["url"]
+        return (json.dumps(stored, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def load_manifest(url: str) -> Manifest:
+    """The manifest of the prepared set at `url`; BadSpec when there is none or it cannot be understood."""
+    try:
+        text = open_store(url).get(MANIFEST)
+    except NotStored as error:
+        law = f"there is no prepared set here: {MANIFEST} is missing"
+        raise BadSpec.of("data.path", url, law, "prepare it first with job=prepare, or mend the URL") from error
+    try:
+        return _parse(json.loads(text), url)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        law = f"its {MANIFEST} cannot be understood: {type(error).__name__}: {error}"
+        raise BadSpec.of("data.path", url, law, "prepare it again into an empty folder") from error
+
+
+def _parse(stored: dict[str, Any], url: str) -> Manifest:
+    if stored["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"format {stored['format_version']}, this Convoy reads {FORMAT_VERSION}")
+    splits = {
+        name: Split(split["num_examples"], split["class_counts"], [Shard(**shard) for shard in split["shards"]])
+        for name, split in stored["splits"].items()
+    }
+    for name, split in splits.items():
+        if split.num_examples != sum(shard.num_examples for shard in split.shards):
+            raise ValueError(f"the shards of {name} do not add up to {split.num_examples} examples")
+    known = {entry.name for entry in fields(Manifest)} - {"url", "splits", "images"}
+    rest = {name: value for name, value in stored.items() if name in known}
+    return Manifest(url=url, splits=splits, images=ImageSizes(**stored["images"]), **rest)

@@ -1,0 +1,214 @@
+"""Batches of a prepared set, as a tf.data.Dataset that starts at any step at no cost.
+
+First the order: a few steps' worth of example numbers at a time. Then the pixels: a split whose decoded images fit into
+`data.memory_bytes` is decoded once and gathered by number; of any other, exactly the bytes of a batch are read by
+offset, and decoded in parallel. Both give the same pixels in the same places.
+
+Elements (n examples of one replica, its first micro-batch first):
+    image float32 [n, side, side, channels] 0..255 · label int32 [n] · mask float32 [n], 0 where a batch is filled up
+    weight float32 [n] of the example · batch_examples float32 [], real examples in the whole global batch
+"""
+
+from functools import partial
+
+import numpy as np
+import tensorflow as tf
+
+from conf.errors import BadSpec
+from conf.schema import AugmentSpec, DataSpec
+from data_pipeline.augment import NUM_DRAWS, augment_batch, augment_image, crop_window, is_active
+from data_pipeline.batches import BatchOrder, EvaluationOrder, TrainingOrder
+from data_pipeline.images import decode, decode_crop, parse, resize, shape_of
+from data_pipeline.manifest import Manifest
+from data_pipeline.order import BatchShape, steps_per_epoch
+from data_pipeline.python_calls import python_call
+from data_pipeline.reader import RecordReader
+
+Element = dict[str, tf.Tensor]
+
+_ORDERED_AT_ONCE = 8192  # examples
+_STEPS_AT_ONCE = 64
+_READS_AT_ONCE = 2
+_LOADED_AT_ONCE = 512
+_PREFETCH_BYTES = 128 << 20
+_MOST_PREFETCHED = 16
+
+
+def training_dataset(
+    manifest: Manifest,
+    data: DataSpec,
+    seed: int,
+    shape: BatchShape,
+    replicas: range,
+    image_size: int,
+    start_step: int = 0,
+) -> tf.data.Dataset:
+    """Endless elements from `start_step` on: that step's for each of `replicas`, then the next step's."""
+    reader = RecordReader(manifest, "train")
+    if not steps_per_epoch(reader.num_examples, shape.global_batch_size, data.remainder):
+        law = f"there are only {reader.num_examples} training examples, less than one batch"
+        raise BadSpec.of("trainer.global_batch_size", shape.global_batch_size, law, "less, or data.remainder=pad")
+    num_draws = NUM_DRAWS if is_active(data.augment) else 0
+    order = TrainingOrder(reader.num_examples, seed, shape, replicas, data.remainder, data.shuffle, num_draws)
+    return _dataset(order, start_step, reader, manifest, data, data.augment, image_size)
+
+
+def evaluation_dataset(
+    manifest: Manifest,
+    split: str,
+    data: DataSpec,
+    shape: BatchShape,
+    replicas: range,
+    image_size: int,
+) -> tf.data.Dataset:
+    """Every example of a split once, in stored order; as many elements for every replica, the last filled up."""
+    reader = RecordReader(manifest, split)
+    order = EvaluationOrder(reader.num_examples, shape, replicas)
+    return _dataset(order, 0, reader, manifest, data, AugmentSpec(), image_size)
+
+
+def _dataset(
+    order: BatchOrder,
+    start_step: int,
+    reader: RecordReader,
+    manifest: Manifest,
+    data: DataSpec,
+    augment: AugmentSpec,
+    image_size: int,
+) -> tf.data.Dataset:
+    pixel_type = _loaded_type(manifest, image_size)
+    loaded_bytes = reader.num_examples * image_size**2 * data.channels * pixel_type.size
+    with tf.device("CPU:0"):
+        batches = _ordered(order, start_step)
+        if augment.crop_min_area >= 1 and loaded_bytes <= data.memory_bytes:
+            elements = _gathered(batches, reader, data, augment, image_size, pixel_type)
+        else:
+            elements = _streamed(batches, reader, data, augment, image_size)
+        return elements.prefetch(_prefetched(order, data, image_size)).with_options(_options())
+
+
+def _options() -> tf.data.Options:
+    options = tf.data.Options()
+    options.deterministic = True
+    options.threading.max_intra_op_parallelism = 1
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return options
+
+
+def _prefetched(order: BatchOrder, data: DataSpec, image_size: int) -> int:
+    element_bytes = 4 * order.shape.replica_batch_size * image_size**2 * data.channels
+    return int(np.clip(_PREFETCH_BYTES // element_bytes, 2, _MOST_PREFETCHED))
+
+
+def _ordered(order: BatchOrder, start_step: int) -> tf.data.Dataset:
+    """One element a (step, replica): example numbers, mask, draws and the real examples of the global batch."""
+    rows, size = len(order.replicas), order.shape.replica_batch_size
+    at_once = int(np.clip(_ORDERED_AT_ONCE // (rows * size), 1, _STEPS_AT_ONCE))
+    end = np.iinfo(np.int64).max if order.num_steps is None else order.num_steps
+
+    def batches(first: tf.Tensor) -> Element:
+        call = partial(_call_order, order, at_once)
+        types = [tf.int64, tf.float32, tf.float32, tf.float32]
+        examples, mask, draws, batch_examples = python_call(call, [first], types)
+        examples.set_shape([None, size])
+        mask.set_shape([None, size])
+        draws.set_shape([None, size, None])
+        batch_examples.set_shape([None])
+        return {"example": examples, "mask": mask, "draws": draws, "batch_examples": batch_examples}
+
+    return tf.data.Dataset.range(start_step, end, at_once).map(batches).prefetch(1).unbatch()
+
+
+def _call_order(order: BatchOrder, at_once: int, first: np.int64) -> tuple[np.ndarray, ...]:
+    batches = order.batches(int(first), at_once)
+    # TensorFlow crashes on an array of no bytes that comes from Python; nobody looks at a draw too many.
+    return batches if order.num_draws else batches._replace(draws=batches.mask[..., None])
+
+
+def _loaded_type(manifest: Manifest, image_size: int) -> tf.DType:
+    """How pixels are kept in memory: as they were stored, or computed where they change their size."""
+    images = manifest.images
+    return tf.uint8 if images.uniform and images.min_height == images.min_width == image_size else tf.float32
+
+
+def _gathered(
+    batches: tf.data.Dataset,
+    reader: RecordReader,
+    data: DataSpec,
+    augment: AugmentSpec,
+    image_size: int,
+    pixel_type: tf.DType,
+) -> tf.data.Dataset:
+    """Pixels from memory, a batch at a time, which for small images is several times faster than one by one."""
+    pixels, labels, weights = _load(reader, data.channels, image_size, pixel_type)
+
+    def element(batch: Element) -> Element:
+        return {
+            "image": augment_batch(tf.gather(pixels, batch["example"]), batch["draws"], augment),
+            "label": tf.gather(labels, batch["example"]),
+            "mask": batch["mask"],
+            "weight": tf.gather(weights, batch["example"]),
+            "batch_examples": batch["batch_examples"],
+        }
+
+    return batches.map(element, tf.data.AUTOTUNE)
+
+
+def _load(
+    reader: RecordReader, channels: int, image_size: int, pixel_type: tf.DType
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Every image of the split at its size, with labels and weights."""
+
+    def one(record: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        encoded, label, weight = parse(record)
+        return tf.cast(resize(decode(encoded, channels), image_size), pixel_type), label, weight
+
+    examples = tf.data.Dataset.range(reader.num_examples).batch(_LOADED_AT_ONCE)
+    records = examples.map(partial(_read, reader), _READS_AT_ONCE).unbatch()
+    parts = list(records.map(one, tf.data.AUTOTUNE).batch(_LOADED_AT_ONCE).with_options(_options()))
+    images, labels, weights = zip(*parts, strict=True)
+    return tf.concat(images, 0), tf.concat(labels, 0), tf.concat(weights, 0)
+
+
+def _read(reader: RecordReader, examples: tf.Tensor) -> tf.Tensor:
+    """The serialized Examples, a string each."""
+    (records,) = python_call(partial(_call_read, reader), [examples], [tf.string])
+    records.set_shape(examples.shape)
+    return records
+
+
+def _call_read(reader: RecordReader, examples: np.ndarray) -> np.ndarray:
+    return np.array(reader.read(examples), dtype=object)
+
+
+def _streamed(
+    batches: tf.data.Dataset, reader: RecordReader, data: DataSpec, augment: AugmentSpec, image_size: int
+) -> tf.data.Dataset:
+    """Pixels from the shards: the bytes of each batch are read by offset, images are decoded one by one in parallel."""
+    size = batches.element_spec["example"].shape[0]
+
+    def read(batch: Element) -> Element:
+        everywhere = tf.fill([size], batch["batch_examples"])
+        return {"record": _read(reader, batch["example"]), "mask": batch["mask"], "draws": batch["draws"]} | {
+            "batch_examples": everywhere
+        }
+
+    def one(example: Element) -> Element:
+        encoded, label, weight = parse(example["record"])
+        if augment.crop_min_area < 1:
+            image = decode_crop(
+                encoded, crop_window(shape_of(encoded), example["draws"], augment.crop_min_area), data.channels
+            )
+        else:
+            image = decode(encoded, data.channels)
+        image = resize(image, image_size)
+        if is_active(augment):
+            image = augment_image(image, example["draws"], augment)
+        kept = {"mask": example["mask"], "batch_examples": example["batch_examples"]}
+        return {"image": image, "label": label, "weight": weight} | kept
+
+    def element(batch: Element) -> Element:
+        return batch | {"batch_examples": batch["batch_examples"][0]}
+
+    examples = batches.map(read, _READS_AT_ONCE).unbatch()
+    return examples.map(one, tf.data.AUTOTUNE).batch(size, drop_remainder=True).map(element)

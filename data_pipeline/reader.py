@@ -1,0 +1,120 @@
+"""Any records of a split, by number: reads exactly their bytes and checks their checksums."""
+
+import os
+import struct
+import tempfile
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from conf.errors import BadSpec
+from data_pipeline.manifest import Manifest, Shard
+from data_pipeline.order import Places
+from data_pipeline.records import CRC_BYTES, CorruptRecord, masked_crc
+from storage.data_dir import index_name
+from storage.store import Store, open_store
+
+_PAIR_BYTES = 16
+_CRC = struct.Struct("<I")
+
+
+class RecordReader:
+    """The records of one split. Shards far away are copied to this machine first, once for all its processes."""
+
+    def __init__(self, manifest: Manifest, split: str):
+        if split not in manifest.splits:
+            has = ", ".join(manifest.splits)
+            raise BadSpec.of("data.path", manifest.url, f"the set has no {split} split", f"it has {has}")
+        store = open_store(manifest.url)
+        self.shards = manifest.splits[split].shards
+        self.num_examples = manifest.splits[split].num_examples
+        self._url = manifest.url
+        self._starts = np.cumsum([0, *(shard.num_examples for shard in self.shards)])
+        self._indexes = [_open_index(store, shard) for shard in self.shards]
+        self._files = [_open_shard(store, shard) for shard in self.shards]
+
+    def close(self) -> None:
+        """Give the files back."""
+        for file in self._files:
+            os.close(file)
+        self._files = []
+
+    def __del__(self) -> None:
+        self.close()
+
+    def read(self, examples: Places) -> list[bytes]:
+        """The serialized Examples with these numbers; CorruptRecord names the first that is not as it was written."""
+        numbers = np.searchsorted(self._starts, examples, side="right") - 1
+        return [
+            self._read(int(number), int(record))
+            for number, record in zip(numbers, examples - self._starts[numbers], strict=True)
+        ]
+
+    def _read(self, number: int, record: int) -> bytes:
+        offset, length = (int(part) for part in self._indexes[number][record])
+        stored = b"" if length > self.shards[number].num_bytes else self._bytes(number, offset, length + CRC_BYTES)
+        if len(stored) < length + CRC_BYTES:
+            raise self._corrupt(number, record, offset, f"{length} bytes should be there, the shard ends before")
+        example = stored[:length]
+        if _CRC.unpack_from(stored, length)[0] != masked_crc(example):
+            raise self._corrupt(number, record, offset, "its checksum does not fit its bytes")
+        return example
+
+    def _bytes(self, number: int, offset: int, length: int) -> bytes:
+        return os.pread(self._files[number], length, offset)
+
+    def _corrupt(self, number: int, record: int, offset: int, what: str) -> CorruptRecord:
+        shard = self.shards[number].name
+        cure = "fetch or prepare the set again"
+        return CorruptRecord(f"{self._url}/{shard}: corrupt record {record} at byte {offset} - {what} - {cure}")
+
+
+def _open_index(store: Store, shard: Shard) -> NDArray[np.uint64]:
+    name = index_name(shard.name)
+    path = _local(store, name, shard.index_crc32c)
+    _check_size(store, name, path, shard.num_examples * _PAIR_BYTES)
+    if not shard.num_examples:
+        return np.empty((0, 2), np.uint64)
+    return np.memmap(path, "<u8", "r").reshape(-1, 2)
+
+
+def _open_shard(store: Store, shard: Shard) -> int:
+    path = _local(store, shard.name, shard.crc32c)
+    _check_size(store, shard.name, path, shard.num_bytes)
+    return os.open(path, os.O_RDONLY)
+
+
+def _check_size(store: Store, name: str, path: Path, expected: int) -> None:
+    url = f"{store.url}/{name}"
+    if not path.exists():
+        raise CorruptRecord(f"{url}: the shard is missing - the manifest names it - fetch or prepare the set again")
+    size = path.stat().st_size
+    if size != expected:
+        law = f"has {size} bytes, the manifest says {expected}"
+        raise CorruptRecord(f"{url}: {law} - fetch or prepare the set again")
+
+
+def _local(store: Store, name: str, crc32c: int) -> Path:
+    """The object as a file of this machine."""
+    path = store.local_path(name)
+    if path is not None:
+        return path
+    folder = Path(tempfile.gettempdir(), f"convoy-shards-{os.getuid()}", f"{masked_crc(store.url.encode()):08x}")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / f"{crc32c:08x}-{name}"
+    if not path.exists():
+        store.get_file(name, path)
+        if _file_crc(path) != crc32c:
+            path.unlink()
+            raise CorruptRecord(f"{store.url}/{name}: its checksum is not the manifest's - prepare the set again")
+    return path
+
+
+def _file_crc(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(4 << 20):
+            crc = google_crc32c.extend(crc, chunk)
+    return crc

@@ -1,0 +1,181 @@
+"""TFRecord frames and tf.train.Example, written and read without TensorFlow, so that preparing never imports it.
+
+A frame is: length (uint64), masked crc32c of the length, the Example's bytes, masked crc32c of those; little-endian.
+The Examples are Protocol Buffers with their features in alphabetical order, so the same example is the same bytes.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import google_crc32c
+
+LENGTH_BYTES = 8
+CRC_BYTES = 4
+#: From the start of a frame to its Example.
+HEADER_BYTES = LENGTH_BYTES + CRC_BYTES
+
+ENCODED = "image/encoded"
+FORMAT = "image/format"
+HEIGHT = "image/height"
+WIDTH = "image/width"
+LABEL = "image/class/label"
+KEY = "image/key"
+WEIGHT = "example/weight"
+
+_BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
+_VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
+
+Value = bytes | int | float
+_T = TypeVar("_T")
+
+
+class CorruptRecord(ValueError):
+    """A record is not what was written. Says which shard, which record, where, and what is wrong."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One stored example."""
+
+    encoded: bytes
+    format: str  # jpeg | png
+    height: int
+    width: int
+    label: int
+    key: str
+    weight: float = 1.0
+
+
+def masked_crc(data: bytes) -> int:
+    """The crc32c of `data` as TFRecord stores it."""
+    crc = google_crc32c.value(data)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def frame(example: bytes) -> bytes:
+    """The TFRecord frame round `example`."""
+    length = struct.pack("<Q", len(example))
+    return b"".join(
+        (length, struct.pack("<I", masked_crc(length)), example, struct.pack("<I", masked_crc(example))),
+    )
+
+
+def encode(record: Record) -> bytes:
+    """`record` as a serialized tf.train.Example."""
+    features: dict[str, Value] = {
+        ENCODED: record.encoded,
+        FORMAT: record.format.encode(),
+        HEIGHT: record.height,
+        WIDTH: record.width,
+        LABEL: record.label,
+        KEY: record.key.encode(),
+    }
+    if record.weight != 1.0:
+        features[WEIGHT] = record.weight
+    entries = (_delimited(1, _entry(name, features[name])) for name in sorted(features))
+    return _delimited(1, b"".join(entries))
+
+
+def decode(example: bytes) -> Record:
+    """The record in a serialized tf.train.Example; ValueError when there is none."""
+    features = dict(_features(example))
+    missing = [name for name in (ENCODED, LABEL) if name not in features]
+    if missing:
+        raise ValueError(f"the example has no feature {missing[0]}")
+    return Record(
+        encoded=_as(bytes, features[ENCODED]),
+        format=_as(bytes, features.get(FORMAT, b"")).decode(),
+        height=_as(int, features.get(HEIGHT, 0)),
+        width=_as(int, features.get(WIDTH, 0)),
+        label=_as(int, features[LABEL]),
+        key=_as(bytes, features.get(KEY, b"")).decode(),
+        weight=_as(float, features.get(WEIGHT, 1.0)),
+    )
+
+
+def _as(kind: type[_T], value: Any) -> _T:
+    if not isinstance(value, kind):
+        raise ValueError(f"a feature is {type(value).__name__} where {kind.__name__} belongs")
+    return value
+
+
+def _varint(number: int) -> bytes:
+    number &= (1 << 64) - 1
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _delimited(field: int, payload: bytes) -> bytes:
+    return b"".join((_varint(field << 3 | _DELIMITED), _varint(len(payload)), payload))
+
+
+def _entry(name: str, value: Value) -> bytes:
+    if isinstance(value, bytes):
+        feature = _delimited(_BYTES_LIST, _delimited(1, value))
+    elif isinstance(value, int):
+        feature = _delimited(_INT64_LIST, _delimited(1, _varint(value)))
+    else:
+        feature = _delimited(_FLOAT_LIST, _delimited(1, struct.pack("<f", value)))
+    return _delimited(1, name.encode()) + _delimited(2, feature)
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        if at >= len(data) or shift > 63:
+            raise ValueError("the example ends inside a number")
+        byte = data[at]
+        number |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return number & (1 << 64) - 1, at
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The (number, value) pairs of one serialized message."""
+    at = 0
+    while at < len(data):
+        tag, at = _read_varint(data, at)
+        kind = tag & 7
+        if kind == _VARINT:
+            number, at = _read_varint(data, at)
+            yield tag >> 3, number
+            continue
+        if kind == _DELIMITED:
+            length, at = _read_varint(data, at)
+        elif kind in (_FIXED32, _FIXED64):
+            length = 4 if kind == _FIXED32 else 8
+        else:
+            raise ValueError(f"wire type {kind} is not used by Examples")
+        if at + length > len(data):
+            raise ValueError("the example ends inside a field")
+        yield tag >> 3, data[at : at + length]
+        at += length
+
+
+def _features(example: bytes) -> Iterator[tuple[str, Value]]:
+    for _, features in _fields(example):
+        for _, entry in _fields(_as(bytes, features)):
+            parts = dict(_fields(_as(bytes, entry)))
+            for kind, values in _fields(_as(bytes, parts.get(2, b""))):
+                value = _first(kind, _as(bytes, values))
+                if value is not None:
+                    yield _as(bytes, parts.get(1, b"")).decode(), value
+
+
+def _first(kind: int, values: bytes) -> Value | None:
+    """The first value of a BytesList, FloatList or Int64List, packed or not."""
+    for _, value in _fields(values):
+        if kind == _FLOAT_LIST:
+            return struct.unpack_from("<f", _as(bytes, value))[0]
+        if kind == _BYTES_LIST:
+            return value
+        number = _read_varint(value, 0)[0] if isinstance(value, bytes) else value
+        return number - (1 << 64) if number >> 63 else number
+    return None
