@@ -1,0 +1,76 @@
+"""Named tensors <-> the safetensors layout, without joining or copying what is large.
+
+The layout is eight bytes of header length (little-endian), a JSON header {name: {dtype, shape, data_offsets}} and then
+the tensors' bytes without gaps: https://github.com/huggingface/safetensors. The safetensors package reads these files;
+it is not used for writing because it wants one joined copy, and not for reading because its numpy side lacks bfloat16.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+_CODES = {
+    np.dtype(np.float64): "F64",
+    np.dtype(np.float32): "F32",
+    np.dtype(np.float16): "F16",
+    np.dtype(ml_dtypes.bfloat16): "BF16",
+    np.dtype(np.int64): "I64",
+    np.dtype(np.int32): "I32",
+    np.dtype(np.int16): "I16",
+    np.dtype(np.int8): "I8",
+    np.dtype(np.uint64): "U64",
+    np.dtype(np.uint32): "U32",
+    np.dtype(np.uint16): "U16",
+    np.dtype(np.uint8): "U8",
+    np.dtype(np.bool_): "BOOL",
+}
+_DTYPES = {code: dtype for dtype, code in _CODES.items()}
+
+
+def encoded(tensors: Mapping[str, Any]) -> list[bytes | memoryview]:
+    """The file that holds `tensors` (numpy arrays or eager TensorFlow tensors), as buffers to write in turn."""
+    arrays = {name: as_array(name, tensor) for name, tensor in tensors.items()}
+    header, buffers, offset = {}, [], 0
+    for name in sorted(
+        arrays, key=lambda name: (-arrays[name].itemsize, name)
+    ):  # widest first: every tensor is aligned
+        array = arrays[name]
+        header[name] = {
+            "dtype": _CODES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + array.nbytes],
+        }
+        offset += array.nbytes
+        buffers.append(array.reshape(-1).view(np.uint8).data)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return [len(text).to_bytes(8, "little") + text, *buffers]
+
+
+def decoded(data: memoryview) -> dict[str, np.ndarray]:
+    """The tensors in a file's bytes, as read-only views of them. ValueError if they are not such a file."""
+    length = int.from_bytes(data[:8], "little")
+    if length > len(data) - 8:
+        raise ValueError(f"a header of {length} bytes in a file of {len(data)}")
+    header, start = json.loads(bytes(data[8 : 8 + length])), 8 + length
+    tensors = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            raw = np.frombuffer(data[start + begin : start + end], np.uint8)
+            tensors[name] = raw.view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return tensors
+
+
+def as_array(name: str, tensor: Any) -> np.ndarray:
+    """The tensor as a contiguous little-endian array; not copied where it lies in this host's memory already."""
+    try:
+        array = tensor if isinstance(tensor, np.ndarray) else np.asarray(memoryview(tensor))
+    except (TypeError, ValueError):  # a Python number, or a dtype that the buffer protocol has no word for (bfloat16)
+        array = np.asarray(tensor.numpy() if hasattr(tensor, "numpy") else tensor)
+    if array.dtype.newbyteorder("=") not in _CODES:
+        raise TypeError(f"{name}: a checkpoint cannot hold {array.dtype} - it holds {', '.join(map(str, _CODES))}")
+    return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")

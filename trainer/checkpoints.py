@@ -1,0 +1,204 @@
+"""Checkpoints that are whole or do not exist.
+
+Saving writes files under names of its own, then one small manifest, only if there is none. Whoever is killed in
+between leaves files that no manifest names: never in the way, and removed by the next save or `prune`.
+"""
+
+import json
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from storage.run_dir import RunDir, checkpoint_name, checkpoint_step
+from trainer.checkpoint_files import (
+    Broken,
+    CheckpointStatus,
+    checked_manifest,
+    listing_of,
+    remove,
+    status_of,
+    steps_in,
+    verified_bytes,
+)
+from trainer.checkpoint_manifest import FileEntry, Manifest, attempt_of, file_name, manifest_name
+from trainer.checkpoint_tensors import as_array, decoded, encoded
+
+log = logging.getLogger(__name__)
+
+FILE_BYTES = 512 << 20  # tensors are shared out over files of about this size
+FILES_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint that was whole, in memory. `broken` says, newest first, what was wrong with newer ones."""
+
+    step: int
+    tensors: dict[str, np.ndarray]
+    state: dict[str, Any]
+    broken: list[str] = field(default_factory=list)
+
+
+def save(run_dir: RunDir, step: int, tensors: Mapping[str, Any], state: dict[str, Any], attempt: int) -> None:
+    """Write the checkpoint of a step, on the disk or in the bucket when this returns.
+
+    One process of an attempt saves. A whole checkpoint of that step is left as it is, a broken one is replaced.
+    """
+    if not _make_room(run_dir, step, attempt):
+        log.info("%s: step %d has a whole checkpoint already", run_dir.url, step)
+        return
+    nonce = secrets.token_hex(8)
+
+    def put(part: str, buffers: Sequence[bytes | memoryview]) -> FileEntry:
+        name = file_name(attempt, nonce, part)
+        stored = run_dir.store.put_buffers(f"{checkpoint_name(step)}/{name}", buffers)
+        if stored.crc32c is None:
+            raise AssertionError("put_buffers answers with a checksum")
+        return FileEntry(name, stored.size, stored.crc32c)
+
+    # The state first: it is small, and while it is listed the leftovers of this save are seen and removed.
+    state_entry = put("state.json", [json.dumps(state).encode()])
+    shares = _shares(tensors)
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        parts = [f"{index:04d}.safetensors" for index in range(len(shares))]
+        entries = tuple(pool.map(lambda part, share: put(part, encoded(share)), parts, shares))
+    manifest = Manifest(step, attempt, nonce, state_entry, entries)
+    if not run_dir.store.put_if_absent(manifest_name(step), manifest.dumped()):
+        log.warning("%s: another process saved step %d meanwhile; its checkpoint stays", run_dir.url, step)
+        for entry in manifest.files:
+            run_dir.store.delete(f"{checkpoint_name(step)}/{entry.name}")
+
+
+def load(run_dir: RunDir, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The tensors and the state of a step, every file verified. Raises Broken, or BadSpec for a newer format."""
+    manifest = checked_manifest(run_dir, step)
+    tensors: dict[str, np.ndarray] = {}
+    try:
+        state = json.loads(bytes(verified_bytes(run_dir, step, manifest.state)))
+        for entry in manifest.tensors:
+            tensors |= decoded(verified_bytes(run_dir, step, entry))
+    except (ValueError, KeyError, TypeError) as error:
+        raise Broken(f"{checkpoint_name(step)} cannot be read although its checksums are right: {error!r}") from error
+    return tensors, state
+
+
+def newest_whole(run_dir: RunDir) -> Loaded | None:
+    """The newest checkpoint that is whole, or None. What is broken is named in the log and in the answer."""
+    broken: list[str] = []
+    for step in reversed(steps_in(listing_of(run_dir))):
+        try:
+            return Loaded(step, *load(run_dir, step), broken)
+        except Broken as error:
+            log.warning("%s: %s; an older checkpoint is tried", run_dir.url, error)
+            broken.append(str(error))
+    return None
+
+
+def list_checkpoints(run_dir: RunDir, verify: bool = False) -> list[CheckpointStatus]:
+    """Every checkpoint with a manifest, oldest first. Checksums are compared where it costs nothing, or to `verify`."""
+    listing = listing_of(run_dir)
+    return [status_of(run_dir, step, listing, verify) for step in steps_in(listing)]
+
+
+def prune(run_dir: RunDir, keep_last: int, attempt: int = -1, known_whole: int | None = None) -> list[int]:
+    """Remove all but the newest `keep_last` checkpoints, and the leftovers of `attempt` and earlier; the steps removed.
+
+    Never the newest whole one, whatever `keep_last` says, and nothing newer than that. `known_whole` is a step that
+    need not be verified, because this process has just saved it. Only the process that saves gives `attempt`.
+    """
+    listing = listing_of(run_dir)
+    for step in {step for name in listing if (step := checkpoint_step(name)) is not None}:
+        names = [name for name in listing if checkpoint_step(name) == step]
+        if manifest_name(step) not in names and _are_leftovers(names, attempt):
+            log.info("%s: removing what an interrupted save left in %s", run_dir.url, checkpoint_name(step))
+            run_dir.store.delete_folder(checkpoint_name(step))
+    steps = steps_in(listing)
+    newest_first = reversed(steps)
+    whole = next(
+        (s for s in newest_first if s == known_whole or not status_of(run_dir, s, listing, True).problem), None
+    )
+    if whole is None:
+        return []
+    complete = [step for step in steps if step == whole or not status_of(run_dir, step, listing, False).problem]
+    kept = {whole, *complete[-max(keep_last, 1) :]}
+    removed = [step for step in steps if step < whole and step not in kept]
+    for step in removed:
+        remove(run_dir, step)
+    return removed
+
+
+class CheckpointWriter:
+    """Saves in the background, one checkpoint at a time, and prunes after each.
+
+    What goes wrong there is raised by the next `submit`, `wait` or `close`.
+    """
+
+    def __init__(
+        self, run_dir: RunDir, attempt: int, keep_last: int = 3, on_saved: Callable[[int], None] | None = None
+    ) -> None:
+        """`on_saved` is called with the step, in the background thread, when a checkpoint is there for good."""
+        self._run_dir, self._attempt, self._keep_last, self._on_saved = run_dir, attempt, keep_last, on_saved
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def submit(self, step: int, snapshot: Mapping[str, Any], state: dict[str, Any]) -> None:
+        """Begin to save; waits while the one before is still being saved. The snapshot must not change any more."""
+        self.wait()
+        self._pending = self._pool.submit(self._save, step, snapshot, state)
+
+    def wait(self) -> None:
+        """Wait until what was submitted is saved."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Wait for the last save and end the thread."""
+        try:
+            self.wait()
+        finally:
+            self._pool.shutdown()
+
+    def _save(self, step: int, snapshot: Mapping[str, Any], state: dict[str, Any]) -> None:
+        save(self._run_dir, step, snapshot, state, self._attempt)
+        if self._on_saved:
+            self._on_saved(step)
+        prune(self._run_dir, self._keep_last, self._attempt, known_whole=step)
+
+
+def _make_room(run_dir: RunDir, step: int, attempt: int) -> bool:
+    """Clear the step's folder of a broken checkpoint and of leftovers; false if a whole checkpoint is there."""
+    listing = listing_of(run_dir, step)
+    if manifest_name(step) in listing:
+        problem = status_of(run_dir, step, listing, verify=True).problem
+        if problem is None:
+            return False
+        log.warning("%s: %s; it is replaced", run_dir.url, problem)
+        remove(run_dir, step)
+    elif _are_leftovers(listing, attempt):
+        run_dir.store.delete_folder(checkpoint_name(step))
+    return True
+
+
+def _are_leftovers(names: Iterable[str], attempt: int) -> bool:
+    """Whether all files are of `attempt` or earlier, so that nobody is still writing them."""
+    return all(other is not None and other <= attempt for other in map(attempt_of, names))
+
+
+def _shares(tensors: Mapping[str, Any]) -> list[dict[str, np.ndarray]]:
+    """The tensors in files of about FILE_BYTES, in the order of their names."""
+    shares: list[dict[str, np.ndarray]] = [{}]
+    size = 0
+    for name in sorted(tensors):
+        array = as_array(name, tensors[name])
+        if shares[-1] and size + array.nbytes > FILE_BYTES:
+            shares.append({})
+            size = 0
+        shares[-1][name] = array
+        size += array.nbytes
+    return shares
