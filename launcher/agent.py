@@ -1,0 +1,87 @@
+"""The agent: a Ray actor beside each worker that starts one child, watches it and stops it.
+
+The child is tied to the agent twice: it dies with its parent (or its standby server), and the control pipe's
+end-of-file tells it that the agent is gone.
+"""
+
+import importlib.metadata
+import os
+import platform
+import socket
+
+import ray
+
+from launcher.messages import AgentReport, Order, WorkerStatus
+from launcher.standby import HostStandby
+from launcher.watch import Watch
+from storage.run_dir import RunDir
+
+
+class Agent:
+    """Starts, watches and stops one child at a time."""
+
+    def __init__(self, rank: int):
+        self._rank = rank
+        self._watch: Watch | None = None
+        self._host_standby: HostStandby | None = None
+
+    def describe(self) -> AgentReport:
+        """Who and where this agent is, and what is installed there."""
+        gpus = tuple(name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name not in ("", "-1"))
+        ip = ray.util.get_node_ip_address()
+        cpus = len(os.sched_getaffinity(0))
+        return AgentReport(self._rank, socket.gethostname(), ip, free_port(ip), os.getpid(), cpus, gpus, versions())
+
+    def start(self, order: Order) -> None:
+        """Begin to start a child. Returns at once; `poll` tells how it went."""
+        if self._watch is not None:
+            self._watch.kill()
+        standby = order.standby
+        if order.forked and standby is None:
+            self._host_standby = self._host_standby or HostStandby(order.standby_key)
+            standby = self._host_standby.open({})
+        self._watch = Watch(self._rank, order, standby if order.forked else None, RunDir(order.root_url, order.run_id))
+
+    def poll(self, wait_s: float) -> WorkerStatus:
+        """The child's status: at once when it ended or has an event to tell, else after `wait_s`."""
+        return self._watch.poll(wait_s) if self._watch else WorkerStatus(self._rank)
+
+    def send(self, line: str) -> None:
+        """Write a line into the child's control pipe."""
+        if self._watch:
+            self._watch.send(line)
+
+    def kill(self) -> None:
+        """SIGKILL to the child; returns when it is gone."""
+        if self._watch:
+            self._watch.kill()
+
+    def tail(self, lines: int) -> list[str]:
+        """The last lines of the child's log."""
+        return self._watch.tail(lines) if self._watch else []
+
+    def close(self) -> None:
+        """Kill the child, upload its log, and stop the host's standby server if this agent started it."""
+        if self._watch:
+            self._watch.kill()
+            self._watch.join()
+        if self._host_standby:
+            self._host_standby.close()
+
+
+def free_port(ip: str) -> int:
+    """A port that nobody used a moment ago."""
+    with socket.socket() as probe:
+        probe.bind((ip, 0))
+        return int(probe.getsockname()[1])
+
+
+def versions() -> dict[str, str]:
+    """What has to be the same on every host."""
+    found = {"python": platform.python_version(), "ray": ray.__version__}
+    for name in ("tensorflow", "keras"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "none"
+    return found

@@ -1,0 +1,172 @@
+"""Words on the command line -> a typed JobSpec. What Hydra refuses becomes a BadSpec with the nearest spelling."""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import conf
+from conf.errors import BadSpec, Problem
+from conf.register import register
+from conf.schema import JobSpec
+
+GROUPS = ("data", "trainer", "cluster", "storage", "submit", "experiment")
+#: Below this anything may stand: each model family has its own.
+FREE = "trainer.model.options."
+#: How values of these types are written.
+LOOKS = {
+    int: r"[+-]?\d+",
+    float: r"[+-]?((\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|inf|nan)",
+    bool: r"(?i)true|false|yes|no|on|off|1|0",
+}
+CONFIG_DIR = Path(conf.__file__).parent
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A job as it was asked for: the whole of it, and which parts the command line spoke of."""
+
+    job: JobSpec
+    touched: frozenset[str]
+
+
+def compose(words: Sequence[str]) -> Asked:
+    """The job that `words` (group=option, key=value) ask for, over the defaults of conf/config.yaml."""
+    register()
+    keys = [_key(word) for word in words]
+    problems = [problem for word, key in zip(words, keys, strict=True) for problem in _key_problems(word, key)]
+    if problems:
+        raise BadSpec(problems)
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_module("conf", version_base="1.3"):
+            composed = hydra.compose("config", overrides=[_opened(word) for word in words])
+        job = OmegaConf.to_object(composed)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise _explain(error, words) from error
+    assert isinstance(job, JobSpec)
+    return Asked(job, touched_parts(keys))
+
+
+def touched_parts(keys: Sequence[str]) -> frozenset[str]:
+    """The parts of a job that these keys speak of; an experiment speaks of all of them."""
+    first = {key.lstrip("+~").split("@")[0].split(".")[0].split("/")[0] for key in keys}
+    every = {field.name for field in dataclasses.fields(JobSpec)}
+    return frozenset(every if "experiment" in first else first)
+
+
+def known_keys(schema: type = JobSpec, prefix: str = "") -> Iterator[str]:
+    """Every key of the schema, dotted."""
+    hints = get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        yield f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from known_keys(hints[field.name], f"{prefix}{field.name}.")
+
+
+def options(group: str) -> list[str]:
+    """The options of a group: the YAML files in its folder."""
+    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """'did you mean ...?' with the closest of `known`, or nothing."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else ""
+
+
+def _key(word: str) -> str:
+    try:
+        return OverridesParser.create().parse_override(word).key_or_group
+    except HydraException as error:
+        law = "a word is group=option or key=value"
+        cure = "quote values with strange characters: 'key=\"a,b\"'; --help shows examples"
+        raise BadSpec.of("command line", word, law, cure) from error
+
+
+def _key_problems(word: str, key: str) -> list[Problem]:
+    """What can be said of a word without composing: its key must be known, and an option's file must exist."""
+    value = word.partition("=")[2]
+    if word.startswith("~"):
+        return [Problem("command line", word, "nothing can be taken away from a job", "give the key another value")]
+    if "@" in word.partition("=")[0]:
+        return [Problem("command line", word, "groups stay where they are", f"{word.partition('@')[0]}={value}")]
+    if key in GROUPS:
+        available = options(key)
+        if value in available or (key == "experiment" and value == "null"):
+            return []
+        cure = f"{nearest(value, available)} known: {', '.join(available) or 'none'}".strip()
+        return [Problem(key, value, f"there is no such option of {key}", cure)]
+    keys = list(known_keys())
+    if key in keys or key.startswith(FREE):
+        return []
+    general = "--help shows the groups and the keys most used; conf/schema.py has them all"
+    return [Problem(key, value, "there is no such key", nearest(key, [*keys, *GROUPS]) or general)]
+
+
+def _opened(word: str) -> str:
+    """Hydra wants a plus before keys that the schema does not list one by one."""
+    return f"++{word.lstrip('+')}" if word.lstrip("+").startswith(FREE) else word
+
+
+def _explain(error: Exception, words: Sequence[str]) -> BadSpec:
+    """The refusal of the first value of a wrong type; Hydra's own first line where none is found."""
+    for word in words:
+        key, _, value = word.lstrip("+").partition("=")
+        if key in GROUPS or key.startswith(FREE):
+            continue
+        hint = _hint(key)
+        if not _fits(value, hint):
+            return BadSpec.of(key, value, f"must be {_wanted(hint)}", _closest_member(value, hint))
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return BadSpec.of("command line", " ".join(words), first, "--help shows the keys and groups")
+
+
+def _hint(key: str) -> Any:
+    schema: Any = JobSpec
+    for name in key.split("."):
+        schema = get_type_hints(schema)[name]
+    return schema
+
+
+def _types(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) or (hint,)
+
+
+def _fits(value: str, hint: Any) -> bool:
+    types = _types(hint)
+    if value == "null":
+        return type(None) in types
+    return any(kind is str or re.fullmatch(LOOKS.get(kind, "(?!)"), value) or _is_member(value, kind) for kind in types)
+
+
+def _is_member(value: str, kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Enum) and value in kind.__members__
+
+
+def _wanted(hint: Any) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", type(None): "null", str: "text"}
+    wanted = []
+    for kind in _types(hint):
+        if isinstance(kind, type) and issubclass(kind, Enum):
+            wanted.append(f"one of {', '.join(kind.__members__)}")
+        else:
+            wanted.append(words.get(kind, "a group of keys"))
+    return " or ".join(wanted)
+
+
+def _closest_member(value: str, hint: Any) -> str:
+    enums = [kind for kind in _types(hint) if isinstance(kind, type) and issubclass(kind, Enum)]
+    members = [name for kind in enums for name in kind.__members__]
+    return nearest(value, members) or "give such a value, or leave the key out"

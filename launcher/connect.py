@@ -1,0 +1,150 @@
+"""A Ray of our own on loopback, started and removed without a trace, or one that is running already.
+
+Imported by `launcher/gate.py` alone, which first sets the environment that Ray reads while it is imported.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+
+from conf.errors import BadSpec
+from launcher.lease import birth
+from launcher.placement import Host
+
+logger = logging.getLogger(__name__)
+PREFIX = "convoy-ray-"
+START_TRIES = 2
+FAREWELL_S = 0.1
+QUIET_S = 5.0
+
+
+@contextlib.contextmanager
+def own_ray(num_cpus: int, num_gpus: int) -> Iterator[None]:
+    """A Ray for this process alone: loopback, a token of its own, a private folder; nothing is left of it."""
+    sweep()
+    folder = tempfile.mkdtemp(prefix=PREFIX)
+    Path(folder, "owner").write_text(_owner())
+    try:
+        _start(folder, num_cpus, num_gpus)
+        yield
+    finally:
+        _stop(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running_ray(address: str) -> Iterator[None]:
+    """The Ray cluster at `address`; left running."""
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        cure = "start it (ray start --head), or leave cluster.address out and Convoy starts its own"
+        raise BadSpec.of("cluster.address", address, f"no Ray cluster answers there: {first}", cure) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def hosts() -> list[Host]:
+    """What the connected cluster has."""
+    return [
+        Host(node["NodeManagerHostname"], node["Resources"].get("CPU", 0), int(node["Resources"].get("GPU", 0)))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def sweep() -> None:
+    """Remove what drivers left that died before they could: their processes are gone, their folders are not."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            pid, _, born = (folder / "owner").read_text().partition(" ")
+            if folder.stat().st_uid == os.getuid() and birth(int(pid)) != born:
+                _kill(str(folder))
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _owner() -> str:
+    return f"{os.getpid()} {birth(os.getpid())}"
+
+
+def _start(folder: str, num_cpus: int, num_gpus: int) -> None:
+    for attempt in range(1, START_TRIES + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=False,
+                _temp_dir=folder,
+            )
+            return
+        except (RuntimeError, ConnectionError, TimeoutError) as error:
+            # Ray waits 30 s for its raylet, hard-coded; a loaded machine may need more.
+            _stop(folder)
+            if attempt == START_TRIES:
+                raise
+            logger.warning("Ray did not start in time, trying once more: %s", error)
+
+
+def _stop(folder: str) -> None:
+    """End our Ray. While it says its farewells, which take a second, its processes are killed under its hands."""
+    killer = threading.Timer(FAREWELL_S, _kill, [folder])
+    killer.start()
+    ray.shutdown()
+    killer.join()
+
+
+def _kill(folder: str) -> None:
+    """SIGKILL to every process of the Ray session in `folder`, parents first; returns when they are gone."""
+    pids = processes_of(folder)
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + QUIET_S
+    while any(_stat(pid)[:1] not in ([], ["Z"]) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def processes_of(folder: str) -> list[int]:
+    """The processes whose command line names the session's folder, and all that they started, parents first."""
+    children: dict[int, list[int]] = {}
+    found = []
+    for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+        state = _stat(pid)
+        if len(state) > 1:
+            children.setdefault(int(state[1]), []).append(pid)
+            if pid != os.getpid() and folder.encode() in _command(pid):
+                found.append(pid)
+    for pid in found:  # grows while it is walked
+        found.extend(child for child in children.get(pid, []) if child not in found)
+    return found
+
+
+def _stat(pid: int) -> list[str]:
+    """The kernel's fields of a process, from its state on; empty if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""

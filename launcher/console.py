@@ -1,0 +1,126 @@
+"""What a person sees: a progress bar on a terminal, a plain line every few seconds elsewhere, and the last words."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console as Rich
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+EVERY_S = 5.0
+
+
+class Console:
+    """Says things to the person who started the job. The only module that prints."""
+
+    def __init__(self, every_s: float = EVERY_S) -> None:
+        self._rich = Rich(highlight=False, soft_wrap=True)
+        self._every_s = every_s
+        self._bar: Progress | None = None
+        self._last_line = 0.0
+        self._last_phase: str | None = None
+        self._unsaid: str | None = None
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the progress bar if there is one."""
+        self._rich.print(text, markup=False)
+
+    def progress(self, told: Mapping[str, Any]) -> None:
+        """Where the chief is. Called often; shows what is worth showing."""
+        if not told:
+            return
+        if self._rich.is_terminal:
+            self._draw(told)
+            return
+        now, phase = time.monotonic(), told.get("phase")
+        self._unsaid = progress_line(told)
+        if phase != self._last_phase or now - self._last_line >= self._every_s:
+            self._say_progress()
+            self._last_line, self._last_phase = now, phase
+
+    def rest(self) -> None:
+        """End the progress display; the last state stays to be read."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+        self._say_progress()
+        self._last_phase = None
+
+    def _say_progress(self) -> None:
+        if self._unsaid:
+            self.say(self._unsaid)
+        self._unsaid = None
+
+    def _draw(self, told: Mapping[str, Any]) -> None:
+        if self._bar is None:
+            texts = TextColumn("{task.description:<10}"), TextColumn("{task.fields[numbers]}")
+            self._bar = Progress(texts[0], BarColumn(), TaskProgressColumn(), texts[1], console=self._rich)
+            self._bar.add_task("", numbers="", total=None)
+            self._bar.start()
+        done, total = counts(told)
+        task = self._bar.task_ids[0]
+        phase = str(told.get("phase", ""))
+        self._bar.update(task, description=phase, completed=done, total=total, numbers=numbers(told))
+
+
+def refuse(error: Exception) -> None:
+    """Say on stderr what is wrong."""
+    sys.stderr.write(f"{error}\n")
+
+
+def show(text: str) -> None:
+    """Say an answer on stdout."""
+    sys.stdout.write(f"{text}\n")
+
+
+def progress_line(told: Mapping[str, Any]) -> str:
+    """The plain line for places without a terminal."""
+    return f"{told.get('phase', '')}  {numbers(told)}".rstrip()
+
+
+def counts(told: Mapping[str, Any]) -> tuple[int, int | None]:
+    """How much is done, and of how much."""
+    return int(told.get("step") or told.get("done") or 0), told.get("steps") or told.get("total")
+
+
+def numbers(told: Mapping[str, Any]) -> str:
+    """Loss, accuracy, speed and the time that is left, as far as they are known."""
+    words = []
+    done, total = counts(told)
+    if total:
+        words.append(f"{done}/{total}")
+    if told.get("epochs"):
+        words.append(f"epoch {told.get('epoch') or 0:.1f}/{told['epochs']:g}")
+    for name, form in (("loss", ".4f"), ("accuracy", ".4f")):
+        if told.get(name) is not None:
+            words.append(f"{name} {told[name]:{form}}")
+    if told.get("examples_per_s"):
+        words.append(f"{told['examples_per_s']:,.0f} examples/s")
+    if told.get("eta_s") is not None:
+        words.append(f"ETA {duration(told['eta_s'])}")
+    return "  ".join(words)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02d}:{rest:02d}"
+    return f"{minutes}:{rest:02d}"
+
+
+def failure(reason: str, log: str, tail: Sequence[str], others: Mapping[int, str]) -> str:
+    """One message for a job that failed: the first cause first, then the other ranks, then what its log ends with."""
+    lines = [f"failed - {reason}"]
+    grouped: dict[str, list[int]] = {}
+    for rank, message in others.items():
+        grouped.setdefault(message.splitlines()[0] if message else "", []).append(rank)
+    lines += [f"  then rank {', '.join(map(str, members))}: {message}" for message, members in grouped.items()]
+    if tail:
+        lines.append(f"  the last lines of {log}")
+        lines += [f"    {line}" for line in tail]
+    else:
+        lines.append(f"  its log: {log}")
+    return "\n".join(lines)

@@ -1,0 +1,206 @@
+"""Observe, decide, act: attempts of one job until it is done, stopped or given up.
+
+The group is asked through a small protocol, so that the loop can be tested without Ray.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from conf import exit_codes
+from conf.schema import ClusterSpec
+from launcher.console import Console
+from launcher.interrupts import Interrupts
+from launcher.journal import Journal
+from launcher.messages import AgentReport, Order, WorkerStatus
+from launcher.recovery import Action, Decision, Ending, Kind, decide, diagnose
+from launcher.rendezvous import Absent, ranks
+
+logger = logging.getLogger(__name__)
+POLL_S = 0.5
+STACKS_S = 2.0  # what a stalled worker gets for writing its stacks
+
+
+class Gang(Protocol):
+    """All workers of a job, told and asked together. `launcher.group.Group` is the one over Ray."""
+
+    def gather(self) -> list[AgentReport]:
+        """Every agent's report. Raises Absent."""
+
+    def start(self, orders: Sequence[Order]) -> None:
+        """Start one child a rank."""
+
+    def poll(self, timeout_s: float) -> Mapping[int, WorkerStatus]:
+        """Each child's newest status."""
+
+    def send(self, line: str) -> None:
+        """A line to every living child."""
+
+    def kill(self) -> None:
+        """End every child at once."""
+
+    def tail(self, rank: int, lines: int = 20) -> list[str]:
+        """The end of a child's log."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended."""
+
+    state: str  # succeeded | failed | stopped
+    attempts: int
+    step: int
+    reason: str
+    exit_code: int
+    rank: int | None = None
+    log_tail: Sequence[str] = ()
+    others: Mapping[int, str] = field(default_factory=dict)
+
+
+#: Makes the orders of an attempt out of its number and the agents' reports.
+Planner = Callable[[int, Sequence[AgentReport]], Sequence[Order]]
+
+
+class Controller:
+    """Runs attempts, one after the other, and writes down what happens."""
+
+    def __init__(
+        self,
+        cluster: ClusterSpec,
+        gang: Gang,
+        planner: Planner,
+        journal: Journal,
+        console: Console,
+        interrupts: Interrupts,
+    ):
+        self._cluster = cluster
+        self._gang = gang
+        self._planner = planner
+        self._journal = journal
+        self._console = console
+        self._interrupts = interrupts
+        self._step = 0
+
+    def run(self, first_attempt: int) -> Outcome:
+        """Attempts until a decision ends them."""
+        endings: list[Ending] = []
+        attempt = first_attempt
+        while True:
+            ending = self._attempt(attempt)
+            endings.append(ending)
+            decision = decide(endings, self._cluster.max_restarts)
+            self._journal.event("attempt_ended", attempt, ending.rank, kind=ending.kind.value, reason=decision.reason)
+            if decision.action is not Action.restart or self._interrupts.reason:
+                return self._outcome(ending, decision, attempt)
+            self._tell_restart(attempt, ending, decision)
+            attempt += 1
+
+    def _attempt(self, attempt: int) -> Ending:
+        """Gather, start, watch; afterwards nothing of it is alive."""
+        try:
+            reports = self._gang.gather()
+        except Absent as error:
+            return Ending(Kind.infrastructure, message=str(error))
+        if self._interrupts.reason:
+            return Ending(Kind.stopped, message="stopped before the workers were started")
+        self._gang.start(self._planner(attempt, reports))
+        self._journal.event("attempt_started", attempt, workers=len(reports), hosts=[report.host for report in reports])
+        try:
+            return self._watch(attempt)
+        finally:
+            # Survivors cannot go on without the dead; waiting for them to notice costs seconds.
+            self._gang.kill()
+            self._console.rest()
+
+    def _watch(self, attempt: int) -> Ending:
+        asked: float | None = None
+        while True:
+            statuses = self._gang.poll(POLL_S)
+            self._note(attempt, statuses)
+            if all(status.exit_code == exit_codes.DONE for status in statuses.values()):
+                return diagnose(statuses, stop_requested=False)
+            if self._has_failed(statuses):
+                return diagnose(statuses, asked is not None)
+            if asked is None and self._wants_stop():
+                asked = self._ask_to_stop(attempt)
+            if asked is not None and time.monotonic() - asked > self._cluster.grace_s:
+                return self._out_of_grace(attempt)
+            if stalled := self._stalled(statuses):
+                return self._end_hang(attempt, statuses, stalled)
+
+    def _has_failed(self, statuses: Mapping[int, WorkerStatus]) -> bool:
+        """One death ends the attempt, except while all are stopping: there each may take its time."""
+        ended = [status for status in statuses.values() if status.ended]
+        if any(status.exit_code not in (exit_codes.DONE, exit_codes.STOPPED) for status in ended):
+            return True
+        return len(ended) == len(statuses)
+
+    def _note(self, attempt: int, statuses: Mapping[int, WorkerStatus]) -> None:
+        """Write the events down and show the chief's progress."""
+        for rank, status in statuses.items():
+            for event in status.events:
+                self._journal.told(attempt, rank, event)
+        chief = statuses.get(0)
+        if chief is not None and chief.progress:
+            self._step = max(self._step, int(chief.step or 0))
+            self._console.progress(chief.progress)
+
+    def _wants_stop(self) -> bool:
+        if self._interrupts.reason is None and self._journal.stop_requested():
+            self._interrupts.request("job=stop")
+        return self._interrupts.reason is not None
+
+    def _ask_to_stop(self, attempt: int) -> float:
+        self._journal.event("stop_requested", attempt, reason=self._interrupts.reason)
+        grace = (
+            f": saving, at most {self._cluster.grace_s:g} s; Ctrl-C again kills at once"
+            if self._cluster.grace_s
+            else ""
+        )
+        self._console.say(f"{self._interrupts.reason}{grace}")
+        self._gang.send("stop")
+        return time.monotonic()
+
+    def _out_of_grace(self, attempt: int) -> Ending:
+        message = f"not saved within cluster.grace_s={self._cluster.grace_s:g}; the last checkpoint stands"
+        self._journal.event("grace_exceeded", attempt, grace_s=self._cluster.grace_s)
+        return Ending(Kind.stopped, step=self._step, message=message)
+
+    def _stalled(self, statuses: Mapping[int, WorkerStatus]) -> list[int]:
+        """Ranks without a sign for too long. Before its first step a worker may import, restore and compile."""
+        limit = self._cluster.hang_timeout_s
+        allowed = {rank: limit for rank in statuses}
+        for rank, status in statuses.items():
+            if status.first_step is None:
+                allowed[rank] = limit + self._cluster.start_timeout_s
+        late = [rank for rank, status in statuses.items() if not status.ended and status.silent_s > allowed[rank]]
+        return sorted(late, key=lambda rank: -statuses[rank].silent_s)
+
+    def _end_hang(self, attempt: int, statuses: Mapping[int, WorkerStatus], stalled: list[int]) -> Ending:
+        self._journal.event("hang", attempt, stalled[0], ranks=stalled, silent_s=statuses[stalled[0]].silent_s)
+        self._console.say(f"no sign from {ranks(stalled)}: their stacks go into {self._journal.folder(attempt)}")
+        self._gang.send("dump stacks")
+        time.sleep(STACKS_S)
+        return diagnose(statuses, stop_requested=False, stalled=stalled)
+
+    def _tell_restart(self, attempt: int, ending: Ending, decision: Decision) -> None:
+        wait = f" in {decision.delay_s:g} s" if decision.delay_s else ""
+        free = "" if decision.counted else " (not counted)"
+        self._console.say(f"{decision.reason}; starting again{wait} from the last checkpoint{free}")
+        self._journal.event("restart", attempt + 1, ending.rank, reason=decision.reason, counted=decision.counted)
+        until = time.monotonic() + decision.delay_s
+        while time.monotonic() < until and not self._wants_stop():
+            time.sleep(0.05)
+
+    def _outcome(self, ending: Ending, decision: Decision, attempt: int) -> Outcome:
+        if ending.kind is Kind.done:
+            return Outcome("succeeded", attempt, ending.step or self._step, "done", exit_codes.DONE)
+        if self._interrupts.reason and decision.action is not Action.give_up:
+            reason = f"{self._interrupts.reason}: {decision.reason}"
+            return Outcome("stopped", attempt, ending.step or self._step, reason, self._interrupts.exit_code)
+        code = exit_codes.BAD_SPEC if ending.kind is Kind.bad_spec else exit_codes.FAILED
+        tail = () if ending.rank is None or ending.kind is Kind.bad_spec else self._gang.tail(ending.rank)
+        step = max(ending.step or 0, self._step)
+        return Outcome("failed", attempt, step, decision.reason, code, ending.rank, tail, ending.others or {})

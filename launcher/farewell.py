@@ -1,0 +1,64 @@
+"""The last words: what was reached, where things are, what to type next."""
+
+import os
+import shlex
+import sys
+from typing import Any
+
+from conf.schema import JobSpec, StorageSpec
+from launcher.console import failure
+from launcher.controller import Outcome
+from storage.run_dir import METRICS, SAVED_MODEL, RunDir, log_name
+from storage.store import NotStored
+
+
+def farewell(job: JobSpec, run_dir: RunDir, found: Outcome) -> str:
+    """What a training says at its end."""
+    if found.state == "succeeded":
+        return "\n".join([f"done: {found.step} steps", *metrics_lines(run_dir), *_places(run_dir), *_next(job)])
+    if found.state == "stopped":
+        return f"{found.reason}, at step {found.step}\ngo on with:  {command(job)}"
+    return f"{failure_text(run_dir, found)}\nwhen it is mended, go on with:  {command(job)}"
+
+
+def failure_text(run_dir: RunDir, found: Outcome) -> str:
+    """What a task that failed says."""
+    if found.rank is None:
+        return f"failed - {found.reason}"
+    return failure(found.reason, f"{run_dir.url}/{log_name(found.attempts, found.rank)}", found.log_tail, found.others)
+
+
+def metrics_lines(run_dir: RunDir) -> list[str]:
+    """What report/metrics.json says, in one line; nothing if there is none."""
+    try:
+        metrics: dict[str, Any] = run_dir.read_json(METRICS)
+    except NotStored:
+        return []
+    text = f"{metrics.get('split')} accuracy {metrics.get('accuracy', 0):.4f}, loss {metrics.get('loss', 0):.4f}"
+    return [f"{text} on {metrics.get('num_examples')} examples"]
+
+
+def command(job: JobSpec, *words: str) -> str:
+    """What to type for this run."""
+    program = "convoy" if os.path.basename(sys.argv[0]) == "convoy" else "python launcher/run.py"
+    said = [*words, f"run_id={job.run_id}"]
+    if job.storage.root != StorageSpec().root:
+        said += [f"storage={job.storage.kind.name}"] if job.storage.kind is not StorageSpec().kind else []
+        said.append(f"storage.root={job.storage.root}")
+    return " ".join([program, *map(shlex.quote, said)])
+
+
+def _places(run_dir: RunDir) -> list[str]:
+    lines = [f"run directory   {run_dir.url}"]
+    if run_dir.store.exists(METRICS):
+        lines.append(f"report          {run_dir.url}/{METRICS}")
+    if run_dir.store.exists(f"{SAVED_MODEL}/saved_model.pb"):
+        lines.append(f"exported model  {run_dir.url}/{SAVED_MODEL}")
+    return lines
+
+
+def _next(job: JobSpec) -> list[str]:
+    return [
+        f"curves:         tensorboard --logdir {shlex.quote(job.storage.root)}",
+        f"measure again:  {command(job, 'job=evaluate')}",
+    ]

@@ -1,0 +1,59 @@
+"""The one door to the modules that import Ray, so that help, plans and refusals do not pay for it.
+
+Ray reads its environment while it is imported; here is where it gets it.
+"""
+
+import contextlib
+import importlib
+import os
+import secrets
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from conf.schema import ClusterSpec
+from launcher.machine import this_machine
+from launcher.placement import Placement, place, ray_cpus
+
+if TYPE_CHECKING:
+    from launcher.group import Group
+
+
+def local_placement(cluster: ClusterSpec) -> Placement | None:
+    """Where the workers go on this machine; refuses at once. None where a running cluster has to be asked."""
+    return place(cluster, [this_machine()], own_ray=True) if cluster.address is None else None
+
+
+@contextlib.contextmanager
+def connected(cluster: ClusterSpec) -> Iterator[Placement]:
+    """Connect to Ray, our own or the one at `cluster.address`, and say where the workers go."""
+    placement = local_placement(cluster)
+    if placement is not None:
+        host = this_machine()
+        prepare_own_ray()
+        with importlib.import_module("launcher.connect").own_ray(ray_cpus(placement, host), host.gpus):
+            yield placement
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    connect = importlib.import_module("launcher.connect")
+    with connect.running_ray(cluster.address):
+        yield place(cluster, connect.hosts(), own_ray=False)
+
+
+@contextlib.contextmanager
+def grouped(placement: Placement, start_timeout_s: float) -> Iterator["Group"]:
+    """The agents of a placement, ended when the block is left."""
+    group = importlib.import_module("launcher.group").Group(placement, start_timeout_s)
+    try:
+        yield group
+    finally:
+        group.close()
+
+
+def prepare_own_ray() -> None:
+    """The environment of a Ray of our own: every socket on loopback, a token nobody else has, no reports home."""
+    os.environ.pop("RAY_ADDRESS", None)
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_AUTH_MODE"] = "token"
+    # Without a token in the environment Ray would leave one in the home directory.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

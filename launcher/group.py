@@ -1,0 +1,156 @@
+"""The gang: one agent a worker, placed by Ray. Start, poll, send, kill: always all of them together."""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from launcher.agent import Agent
+from launcher.messages import AgentReport, Order, WorkerStatus
+from launcher.placement import Placement
+from launcher.rendezvous import absent
+
+RemoteAgent = ray.remote(Agent)
+#: An agent answers at once when it is told to kill; one that does not is killed itself.
+ANSWER_S = 5.0
+UPLOAD_S = 60.0
+#: How long an agent holds back a poll that has no news.
+HOLD_S = 0.25
+
+
+class Group:
+    """The agents of one job. They outlive their children: a restart starts new children, not new agents."""
+
+    def __init__(self, placement: Placement, start_timeout_s: float):
+        self._placement = placement
+        self._timeout_s = start_timeout_s
+        strategy = "PACK" if placement.gpus else "SPREAD"
+        self._bundles = placement_group([placement.bundle] * placement.num_workers, strategy=strategy)
+        self._agents = [self._new_agent(rank) for rank in range(placement.num_workers)]
+        self._polls: dict[ray.ObjectRef, int] = {}
+        self._statuses: dict[int, WorkerStatus] = {}
+
+    def gather(self) -> list[AgentReport]:
+        """Every agent's report, by rank. Dead agents are replaced. Raises Absent with the names of the missing."""
+        deadline = time.monotonic() + self._timeout_s
+        reports: dict[int, AgentReport] = {}
+        reasons: dict[int, str] = {}
+        while missing := [rank for rank in range(len(self._agents)) if rank not in reports]:
+            calls = {self._agents[rank].describe.remote(): rank for rank in missing}
+            done, pending = ray.wait(list(calls), num_returns=len(calls), timeout=max(0.0, deadline - time.monotonic()))
+            reasons = {calls[call]: self._why_silent() for call in pending}
+            for call in done:
+                self._take_report(calls[call], call, reports, reasons)
+            if reasons and time.monotonic() >= deadline:
+                raise absent(reasons, len(self._agents), self._timeout_s)
+            if reasons:
+                time.sleep(0.05)
+        return [reports[rank] for rank in range(len(self._agents))]
+
+    def start(self, orders: Sequence[Order]) -> None:
+        """Start one child with each of the first agents, as many as there are orders."""
+        self._polls.clear()
+        self._statuses.clear()
+        ray.get([agent.start.remote(order) for agent, order in zip(self._agents, orders, strict=False)])
+        for rank in range(len(orders)):
+            self._statuses[rank] = WorkerStatus(rank, started=True)
+            self._ask(rank, 0.0)
+
+    def poll(self, timeout_s: float) -> Mapping[int, WorkerStatus]:
+        """Each child's newest status: as soon as one agent has news, or after `timeout_s`.
+
+        Events are in the status of one answer alone.
+        """
+        self._statuses = {rank: _without_events(status) for rank, status in self._statuses.items()}
+        if not self._polls:
+            return self._statuses
+        done, _ = ray.wait(list(self._polls), num_returns=1, timeout=timeout_s)
+        if done:
+            done, _ = ray.wait(list(self._polls), num_returns=len(self._polls), timeout=0)
+        for call in done:
+            rank = self._polls.pop(call)
+            self._statuses[rank] = self._status(rank, call)
+            if not self._statuses[rank].ended:
+                self._ask(rank, HOLD_S)
+        return self._statuses
+
+    def send(self, line: str) -> None:
+        """A line into every living child's control pipe."""
+        for rank, status in self._statuses.items():
+            if not status.ended:
+                self._agents[rank].send.remote(line)
+
+    def kill(self) -> None:
+        """SIGKILL to every child, all at once; returns when they are gone, or their agents with them."""
+        calls = {self._agents[rank].kill.remote(): rank for rank in self._statuses}
+        _, pending = ray.wait(list(calls), num_returns=len(calls), timeout=ANSWER_S)
+        for call in pending:
+            ray.kill(self._agents[calls[call]])
+
+    def tail(self, rank: int, lines: int = 20) -> list[str]:
+        """The last lines of a child's log, as far as its agent can still say."""
+        try:
+            return list(ray.get(self._agents[rank].tail.remote(lines), timeout=ANSWER_S))
+        except (RayError, GetTimeoutError):
+            return []
+
+    def close(self) -> None:
+        """Kill the children, let the logs be uploaded, kill the agents, and give the resources back."""
+        calls = [agent.close.remote() for agent in self._agents]
+        ray.wait(calls, num_returns=len(calls), timeout=UPLOAD_S)
+        for agent in self._agents:
+            ray.kill(agent)
+        remove_placement_group(self._bundles)
+
+    def _new_agent(self, rank: int) -> ActorHandle:
+        where = PlacementGroupSchedulingStrategy(self._bundles, placement_group_bundle_index=rank)
+        placement = self._placement
+        options = RemoteAgent.options(
+            num_cpus=placement.cpus, num_gpus=placement.gpus, max_concurrency=8, scheduling_strategy=where
+        )
+        return options.remote(rank)
+
+    def _take_report(
+        self, rank: int, call: ray.ObjectRef, reports: dict[int, AgentReport], reasons: dict[int, str]
+    ) -> None:
+        try:
+            reports[rank] = ray.get(call)
+        except RayError as error:
+            reasons[rank] = f"its agent died ({_first_line(error)})"
+            self._agents[rank] = self._new_agent(rank)
+
+    def _why_silent(self) -> str:
+        if self._bundles.wait(timeout_seconds=0):
+            return "its agent was placed and does not answer"
+        return f"Ray has no host with {self._placement.bundle} free for it"
+
+    def _ask(self, rank: int, wait_s: float) -> None:
+        self._polls[self._agents[rank].poll.remote(wait_s)] = rank
+
+    def _status(self, rank: int, call: ray.ObjectRef) -> WorkerStatus:
+        try:
+            return ray.get(call)
+        except RayError as error:
+            last = self._statuses[rank]
+            return WorkerStatus(
+                rank,
+                started=True,
+                lost=f"its agent died ({_first_line(error)})",
+                exit_time=time.time(),
+                progress=last.progress,
+                first_step=last.first_step,
+                error=last.error,
+            )
+
+
+def _without_events(status: WorkerStatus) -> WorkerStatus:
+    return dataclasses.replace(status, events=()) if status.events else status
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,63 @@
+"""What the driver writes into the run directory while a job runs, and the stop request it reads there."""
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from storage.run_dir import OUTCOME, RunDir, attempt_job_name
+from storage.store import StoreError
+
+logger = logging.getLogger(__name__)
+STOP_REQUEST = "stop_requested.json"
+LOOK_EVERY_S = 1.0
+
+
+class Journal:
+    """Events and outcome of one run. A store that fails for a moment does not end a training."""
+
+    def __init__(self, run_dir: RunDir):
+        self._run_dir = run_dir
+        self._looked = 0.0
+
+    def event(self, kind: str, attempt: int, rank: int | None = None, **details: Any) -> None:
+        """Something that the driver did or saw."""
+        self._append({"kind": kind, "attempt": attempt, "rank": rank, "details": details})
+
+    def told(self, attempt: int, rank: int, event: Mapping[str, Any]) -> None:
+        """Something that a worker told."""
+        kind = str(event.get("event", "event"))
+        self._append({"kind": kind, "attempt": attempt, "rank": rank, "details": event.get("details", {})})
+
+    def outcome(self, state: str, attempts: int, step: int, reason: str) -> None:
+        """How the job ended."""
+        self._run_dir.write_json(OUTCOME, {"state": state, "attempts": attempts, "step": step, "reason": reason})
+        self._append({"kind": state, "attempt": attempts, "rank": None, "details": {"step": step, "reason": reason}})
+
+    def stop_requested(self) -> bool:
+        """Whether `job=stop` left its request. Looks about once a second, and takes the request away."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_EVERY_S:
+            return False
+        self._looked = now
+        try:
+            if self._run_dir.store.exists(STOP_REQUEST):
+                self._run_dir.store.delete(STOP_REQUEST)
+                return True
+        except StoreError as error:
+            logger.warning("cannot look for a stop request: %s", error)
+        return False
+
+    def forget_stop(self) -> None:
+        """An old request is not for the run that begins now."""
+        self._run_dir.store.delete(STOP_REQUEST)
+
+    def folder(self, attempt: int) -> str:
+        """Where an attempt keeps its logs."""
+        return f"{self._run_dir.url}/{attempt_job_name(attempt).rpartition('/')[0]}"
+
+    def _append(self, event: dict[str, Any]) -> None:
+        try:
+            self._run_dir.append_event(event)
+        except StoreError as error:
+            logger.warning("cannot write an event: %s", error)

@@ -1,0 +1,68 @@
+"""What each child of an attempt is told: its module, arguments, environment and log."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from conf.files import dump_job
+from conf.schema import JobSpec, Verb
+from launcher.messages import AgentReport, Order, Standby
+from launcher.placement import Placement
+from launcher.rendezvous import check_alike, check_gpus, worker_environs
+from launcher.standby import wants_standby
+from storage.run_dir import RunDir, attempt_job_name, log_name
+
+WORKER = "trainer.worker"
+PREPARE = "data_pipeline.prepare"
+
+
+@dataclass(frozen=True)
+class Orders:
+    """Makes the orders of each attempt of one job."""
+
+    job: JobSpec
+    run_dir: RunDir
+    placement: Placement
+    standby: Standby | None
+    worker: str = WORKER
+
+    def work(self, attempt: int, reports: Sequence[AgentReport]) -> list[Order]:
+        """A worker on every agent."""
+        check_alike(reports)
+        check_gpus(reports, self.placement)
+        url = self._write_job(attempt)
+        argv = ("--job", url, "--attempt", str(attempt))
+        if self.job.job is not Verb.train:
+            argv += ("--task", self.job.job.name)
+        forked = self.standby is not None or wants_standby(self.job.cluster, self.placement.gpus > 0)
+        environs = worker_environs(reports, self.placement)
+        return [self._order(self.worker, argv, attempt, rank, env, forked) for rank, env in enumerate(environs)]
+
+    def prepare(self, attempt: int, reports: Sequence[AgentReport]) -> list[Order]:
+        """The preparation, beside the first agent."""
+        argv = ("--job", self._write_job(attempt))
+        return [self._order(PREPARE, argv, attempt, 0, {"CUDA_VISIBLE_DEVICES": "-1"}, False)]
+
+    def _write_job(self, attempt: int) -> str:
+        """The job as this attempt runs it; the run's own job.yaml stays as it was."""
+        name = attempt_job_name(attempt)
+        self.run_dir.store.put(name, dump_job(self.job).encode())
+        return f"{self.run_dir.url}/{name}"
+
+    def _order(
+        self, module: str, argv: tuple[str, ...], attempt: int, rank: int, env: dict[str, str], forked: bool
+    ) -> Order:
+        root_url = self.run_dir.url.rpartition("/")[0]
+        return Order(
+            module=module,
+            argv=argv,
+            root_url=root_url,
+            run_id=self.run_dir.run_id,
+            log=log_name(attempt, rank),
+            env=env | {"PYTHONUNBUFFERED": "1"},
+            cwd=os.getcwd(),
+            forked=forked,
+            standby=self.standby,
+            standby_key=hashlib.sha256(self.run_dir.url.encode()).hexdigest()[:12],
+        )

@@ -1,0 +1,73 @@
+"""What dry_run=true shows: the job in numbers. Starts nothing, writes nothing."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from conf.data_url import data_url
+from conf.schema import JobSpec, Remainder
+from launcher.placement import Placement
+from storage.data_dir import MANIFEST
+from storage.run_dir import RunDir
+from storage.store import NotStored, open_store
+
+
+def plan(job: JobSpec, run_dir: RunDir, placement: Placement | None) -> str:
+    """The plan as lines of name and value."""
+    rows = [("job", job.job.name), ("run directory", f"{run_dir.url}{' (exists)' if run_dir.exists() else ''}")]
+    rows += [*_data(job), *_batches(job, placement), *_cluster(job, placement)]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def read_manifest(url: str) -> dict[str, Any] | None:
+    """The manifest of prepared data as plain JSON; None if there is none yet."""
+    try:
+        return dict(json.loads(open_store(url).get(MANIFEST)))
+    except NotStored:
+        return None
+
+
+def steps_per_epoch(num_examples: int, global_batch_size: int, remainder: Remainder) -> int:
+    """Optimizer steps in which an epoch's examples are seen."""
+    whole, rest = divmod(num_examples, global_batch_size)
+    return whole + (1 if rest and remainder is Remainder.pad else 0)
+
+
+def _data(job: JobSpec) -> Iterator[tuple[str, str]]:
+    url = data_url(job)
+    manifest = read_manifest(url)
+    yield "data", f"{job.data.name}{f' from {job.data.path}' if job.data.path else ''}"
+    if manifest is None:
+        yield "prepared", f"not yet; will be written to {url}"
+        return
+    splits = {name: split["num_examples"] for name, split in manifest["splits"].items()}
+    shards = {name: len(split["shards"]) for name, split in manifest["splits"].items()}
+    yield "prepared", url
+    yield "examples", ", ".join(f"{name} {count} in {shards[name]} shards" for name, count in splits.items())
+    steps = steps_per_epoch(splits.get("train", 0), job.trainer.global_batch_size, job.data.remainder)
+    yield "steps an epoch", str(steps)
+    total = job.trainer.steps if job.trainer.steps is not None else steps * (job.trainer.epochs or 0)
+    yield "steps in all", str(total)
+
+
+def _batches(job: JobSpec, placement: Placement | None) -> Iterator[tuple[str, str]]:
+    trainer = job.trainer
+    yield "model", f"{trainer.model.name}, {trainer.precision.name}, {trainer.optimizer.name}"
+    yield "global batch", str(trainer.global_batch_size)
+    if placement is not None:
+        share = trainer.global_batch_size // placement.num_shares
+        yield "batch a replica", f"{share} ({placement.num_shares} replicas)"
+        yield "micro-batch", f"{share // trainer.accumulation_steps} ({trainer.accumulation_steps} an update)"
+
+
+def _cluster(job: JobSpec, placement: Placement | None) -> Iterator[tuple[str, str]]:
+    if placement is None:
+        yield "workers", f"{job.cluster.workers}, placed by the Ray cluster at {job.cluster.address}"
+        return
+    gpus = f"{placement.gpus} GPU{'s' * (placement.gpus > 1)}"
+    device = gpus if placement.gpus else f"CPU ({placement.cpus:g} of Ray)"
+    yield "workers", f"{placement.num_workers}, each with {device}"
+    yield "strategy", placement.strategy
+    if placement.shares_per_worker != placement.replicas_per_worker:
+        yield "replicas", f"each CPU worker takes the shares of {placement.shares_per_worker} replicas in turn"

@@ -1,0 +1,168 @@
+"""What to do when an attempt has ended. Statuses in, a Decision out. Pure: no process, no clock, no store.
+
+done            every worker ended with 0
+stopped         it was asked to stop, and saved
+pre-empted      a worker was asked to stop by somebody else (75): again, not counted
+bad_spec        78: never again
+user, bad_data  the same code on the same data fails again: never again
+infrastructure, out_of_memory, hang, unknown
+                again, counted, up to cluster.max_restarts; the same death at the same step twice: never again
+port            a port was taken between choosing and binding it: again, not counted, PORT_TRIES times in a row
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from conf.exit_codes import BAD_SPEC, DONE, STOPPED
+from launcher.messages import WorkerStatus
+from launcher.rendezvous import ranks
+
+PORT_TRIES = 5
+PREEMPTIONS_WITHOUT_PROGRESS = 20
+LONGEST_BACK_OFF_S = 30.0
+_PORT_WORDS = ("address already in use", "could not start grpc server", "errno: 98", "failed to bind")
+
+
+class Kind(Enum):
+    """How an attempt ended."""
+
+    done = "done"
+    stopped = "stopped"
+    preempted = "preempted"
+    bad_spec = "bad_spec"
+    user = "user"
+    bad_data = "bad_data"
+    out_of_memory = "out_of_memory"
+    infrastructure = "infrastructure"
+    hang = "hang"
+    port = "port"
+    unknown = "unknown"
+
+
+class Action(Enum):
+    """What the controller shall do."""
+
+    finish = "finish"
+    restart = "restart"
+    give_up = "give_up"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How one attempt ended: the first cause, and what the other ranks said."""
+
+    kind: Kind
+    rank: int | None = None  # that died first
+    exit_code: int | None = None
+    step: int | None = None  # the last one that the rank reported
+    first_step: int | None = None  # of this attempt
+    message: str = ""
+    others: Mapping[int, str] | None = None
+
+    @property
+    def made_progress(self) -> bool:
+        """Whether the attempt got further than it began."""
+        return self.step is not None and self.first_step is not None and self.step > self.first_step
+
+    @property
+    def death(self) -> tuple[object, ...] | None:
+        """What makes two deaths the same; None for one outside of training, which says little."""
+        return (self.kind, self.exit_code, self.step, self.message) if self.first_step is not None else None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do now, and why in one sentence."""
+
+    action: Action
+    reason: str
+    counted: bool = False
+    delay_s: float = 0.0
+
+
+def diagnose(statuses: Mapping[int, WorkerStatus], stop_requested: bool, stalled: Sequence[int] = ()) -> Ending:
+    """How an attempt ended, from the last status of every rank. `stalled` names ranks that made no progress."""
+    step = max((status.step or 0 for status in statuses.values()), default=0)
+    if stalled:
+        first = statuses[stalled[0]]
+        message = f"no progress from {ranks(stalled)} for {first.silent_s:.0f} s"
+        return Ending(Kind.hang, first.rank, None, first.step, first.first_step, message)
+    deaths = [status for status in statuses.values() if status.ended and status.exit_code != DONE]
+    if not deaths:
+        return Ending(Kind.done, step=step)
+    real = [status for status in deaths if status.exit_code != STOPPED]
+    if not real:
+        kind = Kind.stopped if stop_requested else Kind.preempted
+        return Ending(kind, deaths[0].rank, STOPPED, step, deaths[0].first_step, "saved and stopped")
+    # A refusal explains more than the deaths that follow from it; else the first in time is the cause.
+    first = min(real, key=lambda status: (status.exit_code != BAD_SPEC, status.exit_time))
+    others = {status.rank: explain(status) for status in real if status is not first}
+    return Ending(kind_of(first), first.rank, first.exit_code, first.step, first.first_step, explain(first), others)
+
+
+def kind_of(status: WorkerStatus) -> Kind:
+    """The kind of one worker's death."""
+    if status.exit_code == BAD_SPEC:
+        return Kind.bad_spec
+    if status.lost is not None or (status.exit_code or 0) < 0:
+        return Kind.infrastructure
+    error = status.error or {}
+    if any(word in str(error.get("message", "")).lower() for word in _PORT_WORDS):
+        return Kind.port
+    told = (Kind.bad_spec, Kind.user, Kind.bad_data, Kind.out_of_memory, Kind.infrastructure)
+    return {kind.value: kind for kind in told}.get(str(error.get("error_kind")), Kind.unknown)
+
+
+def explain(status: WorkerStatus) -> str:
+    """One worker's death in a few words."""
+    if status.error:
+        return str(status.error.get("message", "no message"))
+    if status.lost:
+        return status.lost
+    code = status.exit_code or 0
+    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def decide(endings: Sequence[Ending], max_restarts: int) -> Decision:
+    """What to do after the last of these attempts."""
+    last = endings[-1]
+    who = "" if last.rank is None else f"{ranks([last.rank])}: "
+    if last.kind in (Kind.done, Kind.stopped):
+        return Decision(Action.finish, last.message or "done")
+    if last.kind in (Kind.bad_spec, Kind.user, Kind.bad_data):
+        return Decision(Action.give_up, f"{who}{last.message}")
+    if last.kind is Kind.port:
+        return _free(endings, PORT_TRIES, f"{who}a port was taken: {last.message}")
+    if last.kind is Kind.preempted:
+        return _free(endings, PREEMPTIONS_WITHOUT_PROGRESS, f"{who}pre-empted, saved and stopped")
+    if len(endings) > 1 and last.death is not None and last.death == endings[-2].death:
+        twice = f"the same death twice at step {last.step}, so another restart would end there too"
+        return Decision(Action.give_up, f"{who}{last.message}; {twice}")
+    counted = sum(1 for ending in endings if ending.kind not in (Kind.port, Kind.preempted))
+    if counted > max_restarts:
+        tries = f"after {max_restarts} restart{'s' * (max_restarts != 1)}" if max_restarts else "cluster.max_restarts=0"
+        return Decision(Action.give_up, f"{who}{last.message} ({tries})")
+    return Decision(Action.restart, f"{who}{last.message}", counted=True, delay_s=back_off_s(endings))
+
+
+def back_off_s(endings: Sequence[Ending]) -> float:
+    """At once after an attempt that got on; else 1, 2, 4 ... s once a restart has not helped."""
+    fruitless = 0
+    for ending in reversed(endings):
+        if ending.made_progress:
+            break
+        fruitless += 1
+    return 0.0 if fruitless <= 1 else min(LONGEST_BACK_OFF_S, 2.0 ** (fruitless - 2))
+
+
+def _free(endings: Sequence[Ending], limit: int, reason: str) -> Decision:
+    """A restart that is not counted, unless it happened `limit` times in a row without progress."""
+    in_a_row = 0
+    for ending in reversed(endings):
+        if ending.kind is not endings[-1].kind or (ending.made_progress and ending is not endings[-1]):
+            break
+        in_a_row += 1
+    if in_a_row > limit:
+        return Decision(Action.give_up, f"{reason} ({in_a_row} times in a row)")
+    return Decision(Action.restart, reason, delay_s=0.0 if endings[-1].made_progress else back_off_s(endings))

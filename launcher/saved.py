@@ -1,0 +1,91 @@
+"""A run that exists already: what it was asked first against what is asked now."""
+
+import dataclasses
+from collections.abc import Iterator
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from conf.errors import BadSpec, Problem
+from conf.files import dump_job, load_job
+from conf.schema import JobSpec, Verb
+from launcher.compose import Asked
+from storage.run_dir import JOB, OUTCOME, RunDir
+from storage.store import NotStored
+
+#: What decides the learning. It is frozen when the run begins.
+FROZEN = ("data", "trainer", "seed")
+#: Where and how it runs. It may change from one attempt to the next.
+FREE = ("cluster", "submit")
+
+
+def reconcile(saved: JobSpec, asked: Asked) -> JobSpec:
+    """The job to go on with: the saved learning, and the cluster asked for now. Refuses another learning."""
+    problems = [
+        problem
+        for part in FROZEN
+        if part in asked.touched
+        for problem in _differences(part, getattr(saved, part), getattr(asked.job, part), saved.run_id)
+    ]
+    if problems:
+        raise BadSpec(problems)
+    kept = {part: getattr(saved, part) for part in FROZEN}
+    kept |= {part: getattr(saved, part) for part in FREE if part not in asked.touched}
+    return dataclasses.replace(asked.job, **kept)
+
+
+def open_run(asked: Asked, run_id: str) -> tuple[RunDir, JobSpec]:
+    """The run directory and the job to run in it. A new run is not written yet; see `freeze`."""
+    run_dir = RunDir(asked.job.storage.root, run_id)
+    job = dataclasses.replace(asked.job, run_id=run_id)
+    try:
+        text = run_dir.store.get(JOB).decode()
+    except NotStored:
+        return run_dir, job
+    if not job.resume:
+        law, cure = "this run exists already, and resume=false asks not to touch it", "another run_id, or resume=true"
+        raise BadSpec.of("run_id", run_id, law, cure)
+    return run_dir, reconcile(load_job(text, f"{run_dir.url}/{JOB}"), dataclasses.replace(asked, job=job))
+
+
+def existing_run(asked: Asked) -> tuple[RunDir, JobSpec]:
+    """The same, for verbs that work on a run which must be there."""
+    run_dir, job = open_run(asked, str(asked.job.run_id))
+    if not run_dir.exists():
+        law = f"there is no such run in {asked.job.storage.root}"
+        raise BadSpec.of("run_id", job.run_id, law, "check the name; storage.root says where runs are")
+    return run_dir, job
+
+
+def freeze(run_dir: RunDir, job: JobSpec) -> None:
+    """Write job.yaml, once. Whoever comes second must have asked for the same."""
+    if not run_dir.store.put_if_absent(JOB, dump_job(job).encode()):
+        saved = load_job(run_dir.store.get(JOB).decode(), f"{run_dir.url}/{JOB}")
+        reconcile(saved, Asked(job, frozenset(FROZEN)))
+
+
+def outcome(run_dir: RunDir) -> dict[str, Any]:
+    """What outcome.json says; empty while there is none."""
+    try:
+        return dict(run_dir.read_json(OUTCOME))
+    except NotStored:
+        return {}
+
+
+def _differences(name: str, saved: Any, asked: Any, run_id: str | None) -> Iterator[Problem]:
+    if dataclasses.is_dataclass(saved) and type(saved) is type(asked):
+        for key in (field.name for field in dataclasses.fields(saved)):
+            yield from _differences(f"{name}.{key}", getattr(saved, key), getattr(asked, key), run_id)
+    elif saved != asked:
+        law = f"run {run_id} was begun with {_word(saved)}, and a run keeps its data, trainer and seed"
+        yield Problem(name, asked, law, "another run_id for another job, or leave it out to go on")
+
+
+def _word(value: Any) -> str:
+    return "null" if value is None else value.name if isinstance(value, Enum) else str(value)
+
+
+def new_run_id(job: JobSpec) -> str:
+    """A name for a run that was given none: <trainer>-<data>-<date>-<time>."""
+    verb = "" if job.job is Verb.train else f"{job.job.name}-"
+    return f"{verb}{job.trainer.name}-{job.data.name}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -1,0 +1,31 @@
+"""job=prepare: write the data as TFRecords and stop."""
+
+from conf import rules
+from conf.data_url import data_url
+from launcher.compose import Asked
+from launcher.console import Console, show
+from launcher.drive import Drive, needs_data
+from launcher.farewell import failure_text
+from launcher.gate import local_placement
+from launcher.interrupts import interrupts
+from launcher.plan import plan
+from launcher.saved import new_run_id, open_run
+
+
+def run(asked: Asked) -> int:
+    """Prepare, or say that it is done already."""
+    run_dir, job = open_run(asked, asked.job.run_id or new_run_id(asked.job))
+    rules.check(job)
+    if job.dry_run:
+        show(plan(job, run_dir, local_placement(job.cluster)))
+        return 0
+    url = data_url(job)
+    if not needs_data(job):
+        show(f"{job.data.name} is prepared already: {url}")
+        return 0
+    console = Console()
+    with interrupts() as stopper:
+        found = Drive(job, run_dir, console, stopper).run()
+    succeeded = found.state == "succeeded"
+    console.say(f"prepared {job.data.name}: {url}" if succeeded else failure_text(run_dir, found))
+    return found.exit_code

@@ -1,0 +1,46 @@
+"""job=status: how run_id is doing, from its run directory alone."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from launcher.compose import Asked
+from launcher.console import show
+from launcher.lease import is_alive, read_owner
+from launcher.saved import existing_run, outcome
+from storage.run_dir import RunDir
+
+LAST_EVENTS = 8
+
+
+def run(asked: Asked) -> int:
+    """Say state, step, attempts and the last events."""
+    run_dir, _ = existing_run(asked)
+    show("\n".join(describe(run_dir)))
+    return 0
+
+
+def describe(run_dir: RunDir) -> list[str]:
+    """The lines that `job=status` shows."""
+    events = list(run_dir.events())
+    ended, owner = outcome(run_dir), read_owner(run_dir)
+    state = ended.get("state", "interrupted" if events else "not begun")
+    if owner is not None and is_alive(owner, time.time()):
+        state = f"running (process {owner.pid} on {owner.host})"
+    attempts = max([event.get("attempt") or 0 for event in events], default=0)
+    steps = [(event.get("details") or {}).get("step") for event in events]
+    step = max([number for number in steps if isinstance(number, int)], default=0)
+    lines = [f"run       {run_dir.url}", f"state     {state}", f"step      {step}", f"attempts  {attempts}"]
+    if ended.get("reason") and not state.startswith("running"):
+        lines.append(f"reason    {ended['reason']}")
+    return [*lines, *(_line(event) for event in events[-LAST_EVENTS:])]
+
+
+def _line(event: Mapping[str, Any]) -> str:
+    rank = "" if event.get("rank") is None else f" rank {event['rank']}"
+    details = ", ".join(f"{name} {_short(value)}" for name, value in (event.get("details") or {}).items())
+    return f"  {str(event.get('time', ''))[:19]}  {event.get('kind')}{rank}  {details}".rstrip()
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

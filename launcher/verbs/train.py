@@ -1,0 +1,43 @@
+"""job=train: prepare what is not prepared, train, evaluate, export; or go on where the run stopped."""
+
+from conf import rules
+from conf.schema import JobSpec
+from launcher.compose import Asked
+from launcher.console import Console, show
+from launcher.drive import Drive
+from launcher.farewell import farewell
+from launcher.gate import local_placement
+from launcher.interrupts import interrupts
+from launcher.journal import Journal
+from launcher.lease import Lease
+from launcher.plan import plan
+from launcher.saved import freeze, new_run_id, open_run, outcome
+from storage.run_dir import RunDir
+
+
+def run(asked: Asked) -> int:
+    """Train, or say that there is nothing left to do."""
+    run_dir, job = open_run(asked, asked.job.run_id or new_run_id(asked.job))
+    rules.check(job)
+    placement = local_placement(job.cluster)
+    if job.dry_run:
+        show(plan(job, run_dir, placement))
+        return 0
+    last = outcome(run_dir)
+    if last.get("state") == "succeeded":
+        show(f"run {job.run_id} is finished ({last.get('step')} steps): {run_dir.url} - another run_id begins anew")
+        return 0
+    return _train(job, run_dir)
+
+
+def _train(job: JobSpec, run_dir: RunDir) -> int:
+    console, journal = Console(), Journal(run_dir)
+    run_dir.store.check_writable()
+    with interrupts() as stopper, Lease(run_dir):
+        freeze(run_dir, job)
+        journal.forget_stop()
+        console.say(f"run {job.run_id} in {run_dir.url}")
+        found = Drive(job, run_dir, console, stopper).run()
+        journal.outcome(found.state, found.attempts, found.step, found.reason)
+    console.say(farewell(job, run_dir, found))
+    return found.exit_code
