@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from dataclasses import asdict
+from typing import Any
 
 from conf.errors import BadSpec
 from conf.schema import DataSpec, JobSpec
@@ -26,7 +27,7 @@ def data_url(job: JobSpec) -> str:
 
 def data_digest(data: DataSpec, seed: int) -> str:
     """A short digest of everything that decides which bytes are prepared."""
-    decides = {
+    decides: dict[str, Any] = {
         "name": data.name,
         "path": _absolute(data.path),
         "split": asdict(data.split),
@@ -37,8 +38,7 @@ def data_digest(data: DataSpec, seed: int) -> str:
         "seed": seed,
     }
     if data.name == "synthetic":
-        size = [data.num_examples, data.num_classes, data.image_size, data.channels]
-        decides["synthetic"] = size
+        decides["drawn"] = [data.num_examples, data.num_classes, data.image_size, data.channels]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
 
 

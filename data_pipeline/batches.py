@@ -1,7 +1,7 @@
 """Which examples the replicas get in which step, for many steps at once. Pure NumPy."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,21 +19,6 @@ class Batches(NamedTuple):
     mask: Floats  # [rows, n]: 0 for those that only fill up the batch
     draws: Floats  # [rows, n, num_draws]
     batch_examples: Floats  # [rows]: real examples in the step's global batch, over all replicas
-
-
-class BatchOrder(Protocol):
-    """Says which examples come in which step."""
-
-    replicas: range
-    shape: BatchShape
-    num_draws: int
-
-    @property
-    def num_steps(self) -> int | None:
-        """How many steps there are; None when they never end."""
-
-    def batches(self, first_step: int, steps: int) -> Batches:
-        """Those of `steps` steps from `first_step` on."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +72,9 @@ class EvaluationOrder:
         last = min(first_step + steps, self.num_steps)
         places, mask, real = _places(np.arange(first_step, last), self.num_examples, self.shape, self.replicas)
         return _rows(places, mask, np.zeros((*places.shape, 0), np.float32), real)
+
+
+BatchOrder = TrainingOrder | EvaluationOrder
 
 
 def _places(steps: Places, num_examples: int, shape: BatchShape, replicas: range) -> tuple[Places, Floats, Floats]:

@@ -25,7 +25,7 @@ _MASK = (1 << 64) - 1
 
 def _keys(seed: int, epoch: int, purpose: int, count: int) -> NDArray[np.uint64]:
     """`count` 64-bit keys which belong to this seed, epoch and purpose alone."""
-    return np.random.SeedSequence([seed & _MASK, epoch, purpose]).generate_state(count, np.uint64)
+    return np.random.SeedSequence([seed & _MASK, epoch, purpose]).generate_state(count, np.uint64).astype(np.uint64)
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -7,7 +7,7 @@ encoding, splitting and shuffling are done by `data_pipeline.prepare`, so a new 
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class Source:
     """What a source has: the classes, and the examples of each split (`train`, `validation`, `test`, or `ALL`)."""
 
     classes: list[str]
-    splits: dict[str, Sequence[Example]]
+    splits: Mapping[str, Sequence[Example]]
 
 
 def known_sources() -> list[str]:

@@ -1,0 +1,76 @@
+"""Real images to prepare: digits, photographs cut from two sample pictures, and CIFAR-10 if it is there."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from conf.schema import DataSpec, JobSpec, StorageSpec
+from data_pipeline.manifest import Manifest
+from data_pipeline.prepare import prepare
+
+Prepare = Callable[..., Manifest]
+
+
+@pytest.fixture(scope="session")
+def photographs() -> list[np.ndarray]:
+    """Two photographs, 427x640 pixels."""
+    return list(load_sample_images().images)
+
+
+@pytest.fixture(scope="session")
+def cut_outs(photographs: list[np.ndarray]) -> dict[str, list[Image.Image]]:
+    """Forty different cut-outs, of different sizes, of two classes."""
+    random = np.random.default_rng(0)
+    found: dict[str, list[Image.Image]] = {}
+    for name, photograph in zip(("china", "flower"), photographs, strict=True):
+        for _ in range(20):
+            height, width = random.integers(40, 90, 2)
+            y, x = random.integers(0, 427 - height), random.integers(0, 640 - width)
+            found.setdefault(name, []).append(Image.fromarray(photograph[y : y + height, x : x + width]))
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path, cut_outs: dict[str, list[Image.Image]]) -> Path:
+    """A flat folder of two classes with twenty JPEGs each."""
+    root = tmp_path / "photographs"
+    for name, images in cut_outs.items():
+        (root / name).mkdir(parents=True)
+        for number, image in enumerate(images):
+            image.save(root / name / f"{number:02d}.jpg", quality=95)
+    return root
+
+
+@pytest.fixture
+def prepare_set(tmp_path: Path) -> Prepare:
+    """Prepares what is asked below a temporary storage root."""
+
+    def prepared(seed: int = 0, **data: object) -> Manifest:
+        storage = StorageSpec(root=str(tmp_path / "runs"))
+        manifest = prepare(JobSpec(seed=seed, data=DataSpec(**data), storage=storage))  # type: ignore[arg-type]
+        assert manifest is not None
+        return manifest
+
+    return prepared
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """The digits, prepared in three training shards."""
+    storage = StorageSpec(root=str(tmp_path_factory.mktemp("digits")))
+    manifest = prepare(JobSpec(data=DataSpec(num_shards=3), storage=storage))
+    assert manifest is not None
+    return manifest
+
+
+@pytest.fixture(scope="session")
+def cifar10_folder(repository: Path) -> Path:
+    """Twelve thousand JPEGs of CIFAR-10 in train/ and test/, shared beside the repository."""
+    path = repository.parent / "shared" / "data" / "cifar10"
+    if not path.is_dir():
+        pytest.skip("../shared/data/cifar10 is not on this machine")
+    return path

@@ -1,0 +1,232 @@
+"""Preparing: the same bytes every time, whole or not at all, and what is wrong is said."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.datasets import load_digits
+
+from conf.data_url import data_url
+from conf.errors import BadSpec
+from conf.exit_codes import BAD_SPEC, DONE
+from conf.files import dump_job
+from conf.schema import BadFile, DataSpec, JobSpec, SplitSpec, StorageSpec
+from data_pipeline.manifest import Manifest, load_manifest
+from data_pipeline.prepare import main, prepare
+from data_pipeline.records import decode
+from storage.data_dir import MANIFEST, is_prepared
+
+Prepare = Callable[..., Manifest]
+
+
+def contents(manifest: Manifest) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(manifest.url).iterdir()}
+
+
+def keys(manifest: Manifest, split: str) -> list[str]:
+    paths = [str(Path(manifest.url, shard.name)) for shard in manifest.splits[split].shards]
+    return [decode(record.numpy()).key for record in tf.data.TFRecordDataset(paths)]
+
+
+def test_the_digits_are_scikit_learns(digits: Manifest) -> None:
+    reference = load_digits()
+    seen = 0
+    for split in digits.splits.values():
+        paths = [str(Path(digits.url, shard.name)) for shard in split.shards]
+        for serialized in tf.data.TFRecordDataset(paths):
+            record = decode(serialized.numpy())
+            pixels = tf.io.decode_png(record.encoded).numpy()[:, :, 0]
+            expected = reference.images[int(record.key)] * 255 / 16
+            np.testing.assert_allclose(pixels, expected, atol=0.51)
+            assert record.label == reference.target[int(record.key)]
+            assert (record.height, record.width, record.format) == (8, 8, "png")
+            seen += 1
+    assert seen == 1797
+
+
+def test_the_manifest_tells_what_the_shards_hold(digits: Manifest) -> None:
+    assert load_manifest(digits.url) == digits
+    for split in digits.splits.values():
+        sizes = [shard.num_examples for shard in split.shards]
+        assert sum(sizes) == split.num_examples and max(sizes) - min(sizes) <= 1
+        for shard in split.shards:
+            data = Path(digits.url, shard.name).read_bytes()
+            index = Path(digits.url, f"{shard.name}.index").read_bytes()
+            assert (len(data), google_crc32c.value(data)) == (shard.num_bytes, shard.crc32c)
+            assert google_crc32c.value(index) == shard.index_crc32c
+            records = [record.numpy() for record in tf.data.TFRecordDataset(str(Path(digits.url, shard.name)))]
+            pairs = np.frombuffer(index, "<u8").reshape(-1, 2).tolist()
+            assert [data[start : start + length] for start, length in pairs] == records
+            labels = [decode(record).label for record in records]
+            assert np.bincount(labels, minlength=10).tolist() == shard.class_counts
+
+
+def test_splits_are_stratified_seven_two_one(digits: Manifest) -> None:
+    total = np.sum([split.class_counts for split in digits.splits.values()], 0)
+    for name, share in (("train", 0.7), ("validation", 0.2), ("test", 0.1)):
+        np.testing.assert_allclose(digits.splits[name].class_counts, total * share, atol=1.01)
+    everything = [key for split in digits.splits for key in keys(digits, split)]
+    assert len(set(everything)) == len(everything) == 1797
+
+
+def test_the_same_source_gives_the_same_bytes(prepare_set: Prepare, folder: Path, tmp_path: Path) -> None:
+    one = prepare_set(name="folder", path=str(folder), out=str(tmp_path / "one"), num_shards=2)
+    other = prepare_set(name="folder", path=str(folder), out=str(tmp_path / "other"), num_shards=2)
+    assert contents(one) == contents(other) and len(contents(one)) == 14
+    moved = prepare_set(seed=1, name="folder", path=str(folder), out=str(tmp_path / "moved"), num_shards=2)
+    assert sorted(keys(moved, "test")) != sorted(keys(one, "test"))
+
+
+def test_what_is_prepared_is_not_prepared_again(prepare_set: Prepare, folder: Path) -> None:
+    first = prepare_set(name="folder", path=str(folder))
+    before = {path: path.stat().st_mtime_ns for path in Path(first.url).iterdir()}
+    (folder / "china" / "00.jpg").unlink()
+    assert prepare_set(name="folder", path=str(folder)) == first
+    assert {path: path.stat().st_mtime_ns for path in Path(first.url).iterdir()} == before
+
+
+def test_another_set_in_its_place_is_refused(prepare_set: Prepare, folder: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    prepare_set(name="folder", path=str(folder), out=out)
+    with pytest.raises(BadSpec, match=r"data\.out=.*another set"):
+        prepare_set(name="digits", out=out)
+
+
+def test_a_prepared_set_is_read_by_its_url(prepare_set: Prepare, digits: Manifest, tmp_path: Path) -> None:
+    assert prepare_set(name="tfrecord", path=digits.url) == digits
+    with pytest.raises(BadSpec, match=r"no prepared set here"):
+        prepare_set(name="tfrecord", path=str(tmp_path / "nothing"))
+
+
+def test_the_url_follows_what_decides_the_bytes() -> None:
+    job = JobSpec(data=DataSpec(name="folder", path="photos"))
+    same = [
+        replace(job, run_id="another"),
+        replace(job, data=replace(job.data, path=os.path.abspath("photos"))),
+        replace(job, data=replace(job.data, image_size=64, channels=1)),
+    ]
+    other = [
+        replace(job, seed=1),
+        replace(job, data=replace(job.data, path="others")),
+        replace(job, data=replace(job.data, max_side=64)),
+        replace(job, data=replace(job.data, split=SplitSpec(0.5, 0.25, 0.25))),
+    ]
+    assert {data_url(each) for each in same} == {data_url(job)}
+    assert len({data_url(each) for each in [job, *other]}) == 5
+    assert data_url(job).startswith("runs/_data/folder-")
+
+
+def test_parts_share_the_work(prepare_set: Prepare, folder: Path, tmp_path: Path) -> None:
+    alone = prepare_set(name="folder", path=str(folder), num_shards=3)
+    data = DataSpec(name="folder", path=str(folder), num_shards=3)
+    job = JobSpec(data=data, storage=StorageSpec(root=str(tmp_path / "shared")))
+    assert prepare(job, 1, 2) is None and not is_prepared(data_url(job))
+    together = prepare(job, 0, 2)
+    assert together is not None
+    assert contents(together) == contents(alone)
+
+
+def test_a_killed_preparation_goes_on(tmp_path: Path, repository: Path) -> None:
+    """Killed at many moments: nothing looks prepared before all of it is, and in the end all of it is right."""
+    data = DataSpec(name="synthetic", num_examples=900, num_shards=8)
+    whole = prepare(JobSpec(data=data, storage=StorageSpec(root=str(tmp_path / "whole"))))
+    assert whole is not None
+    job = JobSpec(data=data, storage=StorageSpec(root=str(tmp_path / "killed")))
+    (tmp_path / "job.yaml").write_text(dump_job(job))
+    command = [sys.executable, "-m", "data_pipeline.prepare", "--job", str(tmp_path / "job.yaml")]
+    url, kills = Path(data_url(job)), 0
+    for shards in (1, 4, 9, 16):
+        process = subprocess.Popen(command, cwd=repository, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(list(url.glob("*.tfrecord"))) < shards:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        assert not is_prepared(str(url)) or contents(load_manifest(str(url))) == contents(whole)
+    assert kills >= 3
+    done = max(path.stat().st_mtime_ns for path in url.glob("*.note.json"))
+    finished = [path for path in url.glob("*.tfrecord") if path.stat().st_mtime_ns < done]
+    times = {path: path.stat().st_mtime_ns for path in finished}
+    assert subprocess.run(command, cwd=repository, stderr=subprocess.DEVNULL, check=False).returncode == DONE
+    assert times and {path: path.stat().st_mtime_ns for path in finished} == times
+    assert {
+        name: data for name, data in contents(load_manifest(str(url))).items() if "unfinished" not in name
+    } == contents(whole)
+
+
+def test_progress_and_errors_go_to_the_pipe(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = DataSpec(name="folder", path=str(folder))
+    (tmp_path / "job.yaml").write_text(dump_job(JobSpec(data=data, storage=StorageSpec(root=str(tmp_path / "runs")))))
+    read, write = os.pipe()
+    monkeypatch.setenv("CONVOY_PROGRESS_FD", str(write))
+    assert main(["--job", str(tmp_path / "job.yaml")]) == DONE
+    (tmp_path / "job.yaml").write_text(dump_job(JobSpec(data=replace(data, path=str(tmp_path / "none")))))
+    assert main(["--job", str(tmp_path / "job.yaml")]) == BAD_SPEC
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        lines = [json.loads(line) for line in pipe]
+    progress = [line for line in lines if line["kind"] == "progress"]
+    assert progress[-1] | {"step": 40, "steps": 40, "phase": "preparing"} == progress[-1]
+    assert lines[-2]["event"] == "prepared" and lines[-2]["details"]["examples"]["train"] == 28
+    assert lines[-1]["error_kind"] == "bad_spec" and "none" in lines[-1]["message"]
+
+
+def test_preparing_never_imports_tensorflow(repository: Path) -> None:
+    code = "import sys, data_pipeline.prepare; sys.exit('tensorflow' in sys.modules or 'sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=repository, check=False).returncode == 0
+
+
+def test_unreadable_images_stop_and_are_named(prepare_set: Prepare, folder: Path) -> None:
+    (folder / "china" / "99.png").write_bytes(b"this is no image")
+    jpeg = folder / "flower" / "07.jpg"
+    jpeg.write_bytes(jpeg.read_bytes()[:-200])
+    with pytest.raises(BadSpec) as caught:
+        prepare_set(name="folder", path=str(folder), split=SplitSpec(1.0, 0.0, 0.0))
+    assert "china/99.png - cannot be read as an image" in str(caught.value)
+    assert "flower/07.jpg - cannot be read as an image: image file is truncated" in str(caught.value)
+    assert "on_bad_file=skip" in str(caught.value)
+
+
+def test_unreadable_images_are_skipped_and_counted(prepare_set: Prepare, folder: Path) -> None:
+    (folder / "china" / "99.png").write_bytes(b"")
+    manifest = prepare_set(name="folder", path=str(folder), on_bad_file=BadFile.skip)
+    report = json.loads(Path(manifest.url, "prepare_report.json").read_text())
+    assert manifest.num_skipped == 1 and sum(split.num_examples for split in manifest.splits.values()) == 40
+    assert report["skipped"] == {"count": 1, "files": {"china/99.png": "the file is empty"}}
+
+
+def test_leaks_and_imbalance_are_reported(prepare_set: Prepare, folder: Path) -> None:
+    for name in ("china", "flower"):
+        (folder / "train" / name).parent.mkdir(exist_ok=True)
+        (folder / name).rename(folder / "train" / name)
+        (folder / "test" / name).mkdir(parents=True)
+    for path in list((folder / "train" / "flower").iterdir())[1:]:
+        path.rename(folder / "test" / "flower" / path.name)
+    leak = (folder / "train" / "china" / "03.jpg").read_bytes()
+    (folder / "test" / "china" / "leak.jpg").write_bytes(leak)
+    manifest = prepare_set(name="folder", path=str(folder), split=SplitSpec(1.0, 0.0, 0.0))
+    report = json.loads(Path(manifest.url, "prepare_report.json").read_text())
+    leaks = report["duplicates_across_splits"]
+    assert leaks == {"count": 1, "first": [{"train": ["train/china/03.jpg"], "test": ["test/china/leak.jpg"]}]}
+    assert len(report["warnings"]) == 2 and "20 examples of china, 1 of flower" in report["warnings"][1]
+    assert report["classes"]["flower"] == {"train": 1, "test": 19}
+
+
+def test_a_broken_manifest_is_named(digits: Manifest, tmp_path: Path) -> None:
+    for text in (
+        b"{",
+        b"{}",
+        Path(digits.url, MANIFEST).read_bytes().replace(b'format_version": 1', b'format_version": 9'),
+    ):
+        (tmp_path / MANIFEST).write_bytes(text)
+        with pytest.raises(BadSpec, match="cannot be understood"):
+            load_manifest(str(tmp_path))
