@@ -139,8 +139,13 @@ def prepare(case: Case, root: Path) -> None:
 
 def sides_of(case: Case, shape: Shape, root: Path) -> dict[str, Callable[[], Figures]]:
     """Who takes turns. `fit` of Keras 3 fails on several workers."""
-    sides = {"convoy": partial(convoy, case, shape, root), "bare loop": partial(peer, "bare", case, shape)}
-    return sides if shape.workers > 1 else {**sides, "model.fit": partial(peer, "fit", case, shape)}
+    sides: dict[str, Callable[[], Figures]] = {
+        "convoy": partial(convoy, case, shape, root),
+        "bare loop": partial(peer, "bare", case, shape),
+    }
+    if shape.workers == 1:
+        sides["model.fit"] = partial(peer, "fit", case, shape)
+    return sides
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from benchmarks.peers.addresses import free_addresses
@@ -42,7 +43,7 @@ def watch(command: list[str], count: int) -> list[Mark]:
             os.sched_setaffinity(0, cores)
             os.close(writing)
             os.close(control)
-        deadline = threading.Timer(TIMEOUT_S, lambda: [process.kill() for process in processes])
+        deadline = threading.Timer(TIMEOUT_S, _kill, [processes])
         deadline.start()
         try:
             with os.fdopen(reading) as lines:
@@ -51,8 +52,7 @@ def watch(command: list[str], count: int) -> list[Mark]:
         finally:
             deadline.cancel()
             os.close(alive)
-            for process in processes:
-                process.kill()
+            _kill(processes)
         if any(codes):
             log.seek(0)
             raise RuntimeError(f"exit codes {codes}: {log.read()[-600:]}")
@@ -87,9 +87,14 @@ def _start(command: list[str], environment: dict[str, str], keep: tuple[int, int
     )
 
 
-def _read(lines: object, processes: list[subprocess.Popen]) -> list[Mark]:
+def _kill(processes: list[subprocess.Popen]) -> None:
+    for process in processes:
+        process.kill()
+
+
+def _read(lines: Iterable[str], processes: list[subprocess.Popen]) -> list[Mark]:
     marks: list[Mark] = []
-    for line in lines:  # type: ignore[attr-defined]
+    for line in lines:
         said = json.loads(line)
         if said["kind"] == "error":
             raise RuntimeError(said.get("message"))

@@ -32,7 +32,7 @@ WITHOUT_TENSORFLOW = ("data_pipeline.prepare", "data_pipeline.records", "data_pi
 #: Never, anywhere: they run what they read.
 UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
 #: A restricted unpickler that admits arrays and builtins alone, for the CIFAR archive as it is published.
-UNSAFE_ALLOWED = {"data_pipeline.sources._cifar_archive"}
+UNSAFE_ALLOWED = {"data_pipeline.cifar_archive"}
 
 
 class Import(NamedTuple):
