@@ -24,6 +24,7 @@ class RecordReader:
     """The records of one split. Shards far away are copied to this machine first, once for all its processes."""
 
     def __init__(self, manifest: Manifest, split: str):
+        self._files: list[int] = []
         if split not in manifest.splits:
             has = ", ".join(manifest.splits)
             raise BadSpec.of("data.path", manifest.url, f"the set has no {split} split", f"it has {has}")
@@ -33,13 +34,13 @@ class RecordReader:
         self._url = manifest.url
         self._starts = np.cumsum([0, *(shard.num_examples for shard in self.shards)])
         self._indexes = [_open_index(store, shard) for shard in self.shards]
-        self._files = [_open_shard(store, shard) for shard in self.shards]
+        for shard in self.shards:
+            self._files.append(_open_shard(store, shard))
 
     def close(self) -> None:
         """Give the files back."""
-        for file in self._files:
-            os.close(file)
-        self._files = []
+        while self._files:
+            os.close(self._files.pop())
 
     def __del__(self) -> None:
         self.close()
