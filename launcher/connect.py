@@ -17,6 +17,7 @@ from pathlib import Path
 import ray
 
 from conf.errors import BadSpec
+from launcher.child import ROOT
 from launcher.lease import birth
 from launcher.placement import Host
 
@@ -45,7 +46,13 @@ def own_ray(num_cpus: int, num_gpus: int) -> Iterator[None]:
 def running_ray(address: str) -> Iterator[None]:
     """The Ray cluster at `address`; left running."""
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+        ray.init(
+            address=address,
+            runtime_env={"env_vars": {"PYTHONPATH": ROOT}},
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         cure = "start it (ray start --head), or leave cluster.address out and Convoy starts its own"

@@ -21,6 +21,7 @@ class Console:
         self._last_line = 0.0
         self._last_phase: str | None = None
         self._unsaid: str | None = None
+        self._said: str | None = None
 
     def say(self, text: str) -> None:
         """A line of its own, above the progress bar if there is one."""
@@ -36,8 +37,8 @@ class Console:
         now, phase = time.monotonic(), told.get("phase")
         self._unsaid = progress_line(told)
         if phase != self._last_phase or now - self._last_line >= self._every_s:
-            self._say_progress()
             self._last_line, self._last_phase = now, phase
+            self._say_progress()
 
     def rest(self) -> None:
         """End the progress display; the last state stays to be read."""
@@ -48,9 +49,9 @@ class Console:
         self._last_phase = None
 
     def _say_progress(self) -> None:
-        if self._unsaid:
+        if self._unsaid and self._unsaid != self._said:
             self.say(self._unsaid)
-        self._unsaid = None
+        self._said, self._unsaid = self._unsaid or self._said, None
 
     def _draw(self, told: Mapping[str, Any]) -> None:
         if self._bar is None:

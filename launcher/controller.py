@@ -105,8 +105,10 @@ class Controller:
             return Ending(Kind.infrastructure, message=str(error))
         if self._interrupts.reason:
             return Ending(Kind.stopped, message="stopped before the workers were started")
-        self._gang.start(self._planner(attempt, reports))
-        self._journal.event("attempt_started", attempt, workers=len(reports), hosts=[report.host for report in reports])
+        orders = self._planner(attempt, reports)
+        self._gang.start(orders)
+        hosts = [report.host for report in reports]
+        self._journal.event("attempt_started", attempt, module=orders[0].module, workers=len(orders), hosts=hosts)
         try:
             return self._watch(attempt)
         finally:

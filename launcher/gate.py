@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from conf.schema import ClusterSpec
+from launcher.child import ROOT
 from launcher.machine import this_machine
 from launcher.placement import Placement, place, ray_cpus
 
@@ -52,8 +53,13 @@ def grouped(placement: Placement, start_timeout_s: float) -> Iterator["Group"]:
 def prepare_own_ray() -> None:
     """The environment of a Ray of our own: every socket on loopback, a token nobody else has, no reports home."""
     os.environ.pop("RAY_ADDRESS", None)
+    # Ray's workers have to find the agent's module, wherever the driver was started.
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        dict.fromkeys([ROOT, *os.environ.get("PYTHONPATH", ROOT).split(os.pathsep)])
+    )
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # Ray would run its workers, and their children, at nice 15
     os.environ["RAY_AUTH_MODE"] = "token"
     # Without a token in the environment Ray would leave one in the home directory.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -1,6 +1,7 @@
 """The gang: one agent a worker, placed by Ray. Start, poll, send, kill: always all of them together."""
 
 import dataclasses
+import re
 import time
 from collections.abc import Mapping, Sequence
 
@@ -17,6 +18,8 @@ from launcher.rendezvous import absent
 
 RemoteAgent = ray.remote(Agent)
 #: An agent answers at once when it is told to kill; one that does not is killed itself.
+#: An agent that cannot even be made is not made for ever.
+AGENT_TRIES = 3
 ANSWER_S = 5.0
 UPLOAD_S = 60.0
 #: How long an agent holds back a poll that has no news.
@@ -39,17 +42,19 @@ class Group:
         """Every agent's report, by rank. Dead agents are replaced. Raises Absent with the names of the missing."""
         deadline = time.monotonic() + self._timeout_s
         reports: dict[int, AgentReport] = {}
-        reasons: dict[int, str] = {}
+        deaths: dict[int, list[str]] = {}
         while missing := [rank for rank in range(len(self._agents)) if rank not in reports]:
             calls = {self._agents[rank].describe.remote(): rank for rank in missing}
-            done, pending = ray.wait(list(calls), num_returns=len(calls), timeout=max(0.0, deadline - time.monotonic()))
-            reasons = {calls[call]: self._why_silent() for call in pending}
+            left = max(0.0, deadline - time.monotonic())
+            done, silent = ray.wait(list(calls), num_returns=len(calls), timeout=left)
             for call in done:
-                self._take_report(calls[call], call, reports, reasons)
-            if reasons and time.monotonic() >= deadline:
-                raise absent(reasons, len(self._agents), self._timeout_s)
-            if reasons:
-                time.sleep(0.05)
+                self._take_report(calls[call], call, reports, deaths)
+            hopeless = any(len(told) >= AGENT_TRIES for told in deaths.values())
+            if hopeless or (len(reports) < len(self._agents) and time.monotonic() >= deadline):
+                reasons = {calls[call]: self._why_silent() for call in silent}
+                reasons |= {rank: told[-1] for rank, told in deaths.items() if rank not in reports}
+                waited = self._timeout_s - max(0.0, deadline - time.monotonic())
+                raise absent(reasons, len(self._agents), round(waited, 1))
         return [reports[rank] for rank in range(len(self._agents))]
 
     def start(self, orders: Sequence[Order]) -> None:
@@ -116,12 +121,12 @@ class Group:
         return options.remote(rank)
 
     def _take_report(
-        self, rank: int, call: ray.ObjectRef, reports: dict[int, AgentReport], reasons: dict[int, str]
+        self, rank: int, call: ray.ObjectRef, reports: dict[int, AgentReport], deaths: dict[int, list[str]]
     ) -> None:
         try:
             reports[rank] = ray.get(call)
         except RayError as error:
-            reasons[rank] = f"its agent died ({_first_line(error)})"
+            deaths.setdefault(rank, []).append(f"its agent died ({_cause(error)})")
             self._agents[rank] = self._new_agent(rank)
 
     def _why_silent(self) -> str:
@@ -140,7 +145,7 @@ class Group:
             return WorkerStatus(
                 rank,
                 started=True,
-                lost=f"its agent died ({_first_line(error)})",
+                lost=f"its agent died ({_cause(error)})",
                 exit_time=time.time(),
                 progress=last.progress,
                 first_step=last.first_step,
@@ -152,5 +157,8 @@ def _without_events(status: WorkerStatus) -> WorkerStatus:
     return dataclasses.replace(status, events=()) if status.events else status
 
 
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _cause(error: RayError) -> str:
+    """The line of Ray's long account that names the exception, else its first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if re.match(r"\w+(Error|Exception): ", line)]
+    return (named or lines or [type(error).__name__])[-1 if named else 0]

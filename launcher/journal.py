@@ -20,7 +20,7 @@ class Journal:
         self._run_dir = run_dir
         self._looked = 0.0
 
-    def event(self, kind: str, attempt: int, rank: int | None = None, **details: Any) -> None:
+    def event(self, kind: str, attempt: int, rank: int | None = None, /, **details: Any) -> None:
         """Something that the driver did or saw."""
         self._append({"kind": kind, "attempt": attempt, "rank": rank, "details": details})
 
