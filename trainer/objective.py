@@ -35,8 +35,8 @@ class Objective:
 
 def make_objective(trainer: TrainerSpec, manifest: Manifest) -> Objective:
     """The objective of a recipe on a prepared set."""
-    weights = balanced_weights(manifest.class_counts("train")) if trainer.class_weights == "balanced" else None
-    return Objective(len(manifest.classes), trainer.label_smoothing, weights)
+    weights = balanced_weights(manifest.splits["train"].class_counts) if trainer.class_weights == "balanced" else None
+    return Objective(manifest.num_classes, trainer.label_smoothing, weights)
 
 
 def balanced_weights(counts: list[int]) -> tuple[float, ...]:

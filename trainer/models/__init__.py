@@ -39,8 +39,6 @@ def build_model(spec: ModelSpec, shape: tuple[int, int, int], num_classes: int) 
         raise BadSpec.of("data.image_size", min(shape[:2]), law, f"data.image_size={spec.min_image_size}")
     build = importlib.import_module(f"{__name__}.{spec.name}").build
     _check_options(spec, build)
-    # Names of layers count up within a process; checkpoints want them to be the same in every one.
-    keras.utils.clear_session(free_memory=False)
     model = build(shape, num_classes, spec, **spec.options)
     if spec.batch_norm is BatchNormSync.synchronized:
         batch_norm.synchronize(model)

@@ -1,0 +1,178 @@
+"""Trainings of ten steps on real digits, by our step and by plain Keras: what the tests of law 1 compare.
+
+Also a program: one worker of several runs every case under MultiWorkerMirrored and the chief writes the weights down.
+
+    TF_CONFIG=... python -m tests.trainer.arithmetic OUT.npz
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn.datasets import load_digits
+
+from conf.schema import BatchNormSync, ModelSpec, OptimizerSpec, Precision, TrainerSpec
+from data_pipeline.order import BatchShape
+from trainer import precision
+from trainer.batch_norm import averaging, batch_norms
+from trainer.models import build_model
+from trainer.objective import Objective
+from trainer.optimizers import make_optimizer, spare_from_decay
+from trainer.step import TrainingStep
+
+BATCH = 32
+STEPS = 10
+CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training. `short` leaves out that many examples of the last batch."""
+
+    optimizer: OptimizerSpec = field(default_factory=lambda: OptimizerSpec(name="sgd", learning_rate=0.05, momentum=0.9))
+    accumulation: int = 1
+    class_weights: bool = False
+    label_smoothing: float = 0.0
+    short: int = 0
+    batch_norm: BatchNormSync | None = None
+    l2: float = 0.0
+    precision: Precision = Precision.float32
+
+
+ADAM = OptimizerSpec(name="adam", learning_rate=0.003)
+CASES = {
+    "sgd": Case(),
+    "sgd-accumulated": Case(accumulation=4),
+    "adam": Case(ADAM),
+    "adam-accumulated": Case(ADAM, accumulation=4),
+    "class-weights": Case(class_weights=True, accumulation=4),
+    "short-batch": Case(ADAM, short=13, class_weights=True),
+    "smoothed-and-clipped": Case(dataclasses.replace(ADAM, clip_norm=0.3), label_smoothing=0.1, accumulation=4),
+    "regularised": Case(l2=0.01, accumulation=4),
+    "decayed": Case(dataclasses.replace(ADAM, name="adamw", weight_decay=0.1)),
+    "synchronized-batch-norm": Case(batch_norm=BatchNormSync.synchronized),
+    "synchronized-accumulated": Case(batch_norm=BatchNormSync.synchronized, accumulation=4),
+    "loss-scale": Case(ADAM, precision=Precision.mixed_float16),
+}
+
+
+def digits(short: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The first ten batches of the digits: float32 [n, 8, 8, 1] in 0..255 and int32 [n]."""
+    images, labels = load_digits(return_X_y=True)
+    count = BATCH * STEPS - short
+    pixels = (images[:count].reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.float32)
+    return pixels, labels[:count].astype(np.int32)
+
+
+def class_weights() -> dict[int, float]:
+    """Weights that differ by a factor of five between classes."""
+    return {number: 0.5 + 0.2 * number for number in range(CLASSES)}
+
+
+def new_model(case: Case) -> keras.Model:
+    """The same small network with the same first weights, every time."""
+    keras.utils.set_random_seed(7)
+    batch_norm = case.batch_norm is not None
+    options = {"filters": [8, 8], "dense": 16, "batch_norm": batch_norm}
+    spec = ModelSpec(options=options, batch_norm=case.batch_norm or BatchNormSync.average)
+    model = build_model(spec, (8, 8, 1), CLASSES)
+    if case.l2:
+        model.get_layer("hidden").kernel.regularizer = keras.regularizers.L2(case.l2)
+    return model
+
+
+def by_keras(case: Case) -> dict[str, np.ndarray]:
+    """The weights after plain `fit` with Keras's own optimizer, loss, clipping and class weights, on one replica."""
+    spec = case.optimizer
+    kinds = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}
+    options = {"momentum": spec.momentum} if spec.name == "sgd" else {}
+    if spec.weight_decay:
+        options["weight_decay"] = spec.weight_decay
+    optimizer = kinds[spec.name](spec.learning_rate, global_clipnorm=spec.clip_norm, **options)
+    model = new_model(dataclasses.replace(case, batch_norm=case.batch_norm and BatchNormSync.average))
+    if spec.weight_decay:
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=case.label_smoothing)
+    model.compile(optimizer, loss, jit_compile=False)
+    images, labels = digits(case.short)
+    weights = class_weights() if case.class_weights else None
+    model.fit(images, keras.utils.to_categorical(labels, CLASSES), BATCH, shuffle=False, class_weight=weights, verbose=0)
+    return weights_of(model)
+
+
+def batches(case: Case, shape: BatchShape, replicas: range) -> Iterator[dict[str, np.ndarray]]:
+    """What the data pipeline gives: the elements of `replicas`, step by step, the last batch filled up with rubbish."""
+    images, labels = digits(case.short)
+    rubbish = np.full((case.short, 8, 8, 1), 99, np.float32)
+    images = np.concatenate([images, rubbish])
+    labels = np.concatenate([labels, np.full(case.short, 3, np.int32)])
+    mask = np.concatenate([np.ones(len(images) - case.short), np.zeros(case.short)]).astype(np.float32)
+    for step in range(STEPS):
+        for replica in replicas:
+            rows = step * BATCH + shape.rows(replica)
+            real = mask[step * BATCH : (step + 1) * BATCH].sum(dtype=np.float32)
+            ones = np.ones(len(rows), np.float32)
+            yield {"image": images[rows], "label": labels[rows], "mask": mask[rows], "weight": ones, "batch_examples": real}
+
+
+def by_convoy(case: Case, strategy: tf.distribute.Strategy, first_replica: int, local_replicas: int) -> keras.Model:
+    """The model after our step under `strategy`, two steps a loop."""
+    shape = BatchShape(BATCH, case.accumulation, strategy.num_replicas_in_sync)
+    replicas = range(first_replica, first_replica + local_replicas)
+    precision.set_policy(case.precision)
+    with strategy.scope():
+        model = new_model(case)
+        trainer = TrainerSpec(optimizer=case.optimizer)
+        optimizer = make_optimizer(trainer, STEPS)
+        spare_from_decay(optimizer, model)
+        optimizer.build(model.trainable_variables)
+        weights = tuple(class_weights().values()) if case.class_weights else None
+        objective = Objective(CLASSES, case.label_smoothing, weights)
+        unroll = case.batch_norm is BatchNormSync.synchronized
+        scale = precision.make_loss_scale(case.precision)
+        step = TrainingStep(strategy, model, optimizer, objective, case.optimizer, case.accumulation, unroll, scale)
+    precision.set_policy(Precision.float32)
+    first = next(batches(case, shape, replicas))
+    signature = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in first.items()}
+    source = tf.data.Dataset.from_generator(lambda: batches(case, shape, replicas), output_signature=signature)
+    source = source.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    iterator = iter(strategy.distribute_datasets_from_function(lambda _: source))
+    for _ in range(STEPS // 2):
+        step.run(iterator, tf.constant(2), tf.constant(0.0, tf.float64))
+    averaging(strategy, model)()
+    return model
+
+
+def weights_of(model: keras.Model) -> dict[str, np.ndarray]:
+    """Every variable of a model by name, from its first replica."""
+    return {variable.path: copies_of(variable)[0].numpy() for variable in model.variables}
+
+
+def copies_of(variable: keras.Variable) -> list[tf.Variable]:
+    """A variable's copies on this process's replicas."""
+    copies = getattr(variable.value, "values", None)
+    return list(copies) if isinstance(copies, tuple) else [variable.value]
+
+
+def main() -> None:
+    """One worker of several: every case, then the weights of rank R into OUT.npz.R."""
+    rank = tf.distribute.cluster_resolver.TFConfigClusterResolver().task_id
+    options = tf.distribute.experimental.CommunicationOptions(
+        implementation=tf.distribute.experimental.CommunicationImplementation.RING
+    )
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+    found = {}
+    for name, case in {**CASES, "averaged-batch-norm": Case(batch_norm=BatchNormSync.average)}.items():
+        model = by_convoy(case, strategy, rank, 1)
+        found |= {f"{name}:{path}": value for path, value in weights_of(model).items()}
+        assert len(batch_norms(model)) == (2 if case.batch_norm else 0)
+    np.savez(Path(f"{sys.argv[1]}.{rank}.npz"), **found)
+
+
+if __name__ == "__main__":
+    main()

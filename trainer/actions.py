@@ -1,0 +1,172 @@
+"""What happens between calls of the compiled loop: progress, curves, evaluations, checkpoints."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from conf.files import dump_job
+from storage import run_dir as names
+from storage.run_dir import RunDir
+from trainer.checkpoints import CheckpointWriter
+from trainer.curves import Curves
+from trainer.loop import Every, Progress, Window
+from trainer.session import Session
+
+log = logging.getLogger(__name__)
+
+
+class Speed:
+    """Examples a second and seconds a step, over the last few calls of the compiled loop."""
+
+    WEIGHT = 0.2
+
+    def __init__(self) -> None:
+        self._step_s: float | None = None
+
+    def note(self, progress: Progress) -> None:
+        """Take in the last call."""
+        now = progress.loop_s / progress.loop_steps
+        self._step_s = now if self._step_s is None else (1 - self.WEIGHT) * self._step_s + self.WEIGHT * now
+
+    @property
+    def step_s(self) -> float:
+        """Seconds a step."""
+        return self._step_s or 0.0
+
+
+class ProgressReport:
+    """Says after every call of the compiled loop how far the training is. The heartbeat of a worker."""
+
+    def __init__(self, session: Session):
+        self._session, self._speed, self._first = session, Speed(), True
+
+    def __call__(self, progress: Progress) -> None:
+        """Say where the training stands."""
+        if self._first:
+            # The first call traces and compiles: it says nothing about the speed.
+            self._first = False
+            self._session.channel.say("event", event="first_step", details={"time": time.time(), "step": progress.step})
+        else:
+            self._speed.note(progress)
+        batch, step_s = self._session.shape.global_batch_size, self._speed.step_s
+        self._session.channel.say(
+            "progress",
+            phase="training",
+            step=progress.step,
+            steps=progress.steps,
+            epoch=progress.epoch,
+            epochs=progress.steps / progress.steps_per_epoch,
+            loss=progress.window.mean_loss,
+            accuracy=progress.window.accuracy,
+            examples_per_s=batch / step_s if step_s else None,
+            eta_s=(progress.steps - progress.step) * step_s if step_s else None,
+            **progress.last_metrics,
+        )
+
+
+class TrainingCurves:
+    """Draws the training: one point each `log_every_steps`."""
+
+    def __init__(self, session: Session, curves: Curves | None):
+        self._session, self._curves = session, curves
+        self._since = time.perf_counter()
+
+    def __call__(self, progress: Progress) -> None:
+        """Draw the window and begin a new one."""
+        window, seconds = progress.window, time.perf_counter() - self._since
+        if self._curves and window.steps:
+            step_s = seconds / window.steps
+            values = {
+                "loss": window.mean_loss,
+                "accuracy": window.accuracy,
+                "learning_rate": float(self._session.optimizer.learning_rate),
+                "examples_per_s": window.examples / seconds,
+                "step_time_s": step_s,
+                "epoch": progress.epoch,
+            }
+            self._curves.scalars(progress.step, values)
+        progress.window = Window()
+        self._since = time.perf_counter()
+
+
+class Evaluation:
+    """Measures the validation split. Every worker takes part; the chief draws."""
+
+    def __init__(self, session: Session, split: str, curves: Curves | None):
+        self._session, self._split, self._curves = session, split, curves
+
+    def __call__(self, progress: Progress) -> None:
+        """Measure, draw, tell."""
+        begun = time.perf_counter()
+        counts = self._session.measure(self._split)
+        seconds = time.perf_counter() - begun
+        progress.last_metrics = {"validation_loss": counts.loss, "validation_accuracy": counts.accuracy}
+        steps = -(-counts.num_examples // self._session.eval_shape.global_batch_size)
+        if self._curves:
+            values = {
+                "loss": counts.loss,
+                "accuracy": counts.accuracy,
+                "learning_rate": float(self._session.optimizer.learning_rate),
+                "examples_per_s": counts.num_examples / seconds,
+                "step_time_s": seconds / max(steps, 1),
+                "epoch": progress.epoch,
+            }
+            self._curves.scalars(progress.step, values)
+        details = {"split": self._split, "step": progress.step, "loss": counts.loss, "accuracy": counts.accuracy}
+        self._session.channel.say("event", event="evaluated", details={**details, "num_examples": counts.num_examples})
+
+
+class Saving:
+    """Takes a checkpoint: BatchNorm averaged by all workers, then the chief's snapshot, written in the background."""
+
+    def __init__(self, session: Session, writer: CheckpointWriter | None, flush: Callable[[], None]):
+        self._session, self._writer, self._flush = session, writer, flush
+        self._saved_step: int | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        """Take a snapshot of the step at hand, unless there is one."""
+        if self._saved_step == progress.step:
+            return
+        self._session.average_batch_norm()
+        self._saved_step = progress.step
+        if self._writer is None:
+            return
+        # Curves first: whatever a checkpoint remembers as drawn is on the disk before it.
+        self._flush()
+        self._writer.submit(progress.step, self._session.state.snapshot(), saved_state(self._session, progress))
+
+
+def saved_state(session: Session, progress: Progress) -> dict[str, Any]:
+    """The JSON part of a checkpoint."""
+    an_epoch = progress.steps_per_epoch
+    return {
+        "progress": progress.saved(),
+        "position": {
+            "epoch": progress.step // an_epoch,
+            "place": progress.step % an_epoch * session.shape.global_batch_size,
+        },
+        "seed": session.job.seed,
+        "data": session.manifest.digest,
+    }
+
+
+def open_curves(session: Session, run: RunDir, split: str, from_step: int) -> Curves | None:
+    """The chief's curves of `split`, going on from `from_step`; the resolved job as text beside them."""
+    if not session.topology.is_chief:
+        return None
+    curves = Curves(run.local(f"{names.TENSORBOARD}/{split}"), from_step)
+    if split == "train" and from_step == 0:
+        curves.text("job", "".join(f"    {line}\n" for line in dump_job(session.job).splitlines()))
+    return curves
+
+
+def every(session: Session, log_points: TrainingCurves, evaluation: Evaluation | None, saving: Saving) -> list[Every]:
+    """The actions of a training, in the order they happen at one step."""
+    trainer, an_epoch = session.job.trainer, session.lengths.steps_per_epoch
+    actions = [Every(trainer.log_every_steps, log_points, at_end=True)]
+    if evaluation:
+        actions.append(Every(trainer.eval_every_steps or an_epoch, evaluation, at_end=True))
+    return [*actions, Every(trainer.checkpoint_every_steps, saving, at_end=True)]
+
+

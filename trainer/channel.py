@@ -1,0 +1,106 @@
+"""The two pipes between a worker and the agent that started it, or, where a person started it, the terminal.
+
+The agent sends lines: `stop`, `dump stacks`. The end of that pipe means that the agent is gone, and the worker ends at
+once, so that nothing is left running. The worker sends lines of JSON; they are the heartbeat too.
+"""
+
+import faulthandler
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from conf import exit_codes
+
+CONTROL_FD = "CONVOY_CONTROL_FD"
+PROGRESS_FD = "CONVOY_PROGRESS_FD"
+
+
+class Channel(Protocol):
+    """What a worker says, and whether it was asked to stop."""
+
+    stop_requested: bool
+
+    def say(self, kind: str, **fields: Any) -> None:
+        """Say something: `kind` is progress, event, error or result."""
+
+
+def open_channel(environment: Mapping[str, str], stacks: Path, is_chief: bool) -> Channel:
+    """The agent's pipes where there is an agent, else the terminal. `stacks` is where Python stacks are dumped to."""
+    if PROGRESS_FD in environment:
+        return Pipes(int(environment[CONTROL_FD]), int(environment[PROGRESS_FD]), stacks)
+    return Terminal(is_chief)
+
+
+class Pipes:
+    """The channel to an agent."""
+
+    def __init__(self, control: int, progress: int, stacks: Path):
+        self.stop_requested = False
+        self._progress, self._stacks, self._lock = progress, stacks, threading.Lock()
+        threading.Thread(target=self._listen, args=(control,), daemon=True, name="control").start()
+
+    def say(self, kind: str, **fields: Any) -> None:
+        """One line of JSON to the agent."""
+        line = json.dumps({"kind": kind, "time": time.time(), **fields}) + "\n"
+        try:
+            with self._lock:
+                os.write(self._progress, line.encode())
+        except BrokenPipeError:
+            os._exit(exit_codes.FAILED)
+
+    def _listen(self, control: int) -> None:
+        with os.fdopen(control, "r") as lines:
+            for line in lines:
+                if line.strip() == "stop":
+                    self.stop_requested = True
+                elif line.strip() == "dump stacks":
+                    self._dump()
+        os._exit(exit_codes.FAILED)
+
+    def _dump(self) -> None:
+        self._stacks.parent.mkdir(parents=True, exist_ok=True)
+        with self._stacks.open("w") as file:
+            faulthandler.dump_traceback(file=file, all_threads=True)
+
+
+class Terminal:
+    """The channel of a worker that a person started: a line now and then."""
+
+    EVERY_S = 2.0
+
+    def __init__(self, is_chief: bool):
+        self.stop_requested = False
+        self._is_chief, self._last = is_chief, 0.0
+
+    def say(self, kind: str, **fields: Any) -> None:
+        """Errors, results and events at once; progress every two seconds."""
+        if not self._is_chief or (kind == "progress" and time.monotonic() - self._last < self.EVERY_S):
+            return
+        if kind == "progress":
+            self._last = time.monotonic()
+        words = (f"{name}={_short(value)}" for name, value in fields.items() if value is not None)
+        sys.stdout.write(f"{kind} {' '.join(words)}\n")
+        sys.stdout.flush()
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def stop_on_signals(channel: Channel) -> None:
+    """Let SIGTERM (and Ctrl-C, for a worker without an agent) ask for a stop after the step at hand.
+
+    Call it before TensorFlow makes its strategy and once more after: TensorFlow has handlers of its own.
+    """
+
+    def ask(_number: int, _frame: Any) -> None:
+        channel.stop_requested = True
+
+    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGINT, ask if isinstance(channel, Terminal) else signal.SIG_IGN)

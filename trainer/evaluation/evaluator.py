@@ -1,0 +1,98 @@
+"""Counts over a split: the loss of its examples and the confusion matrix, summed over all replicas."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.objective import Objective
+
+#: Batches in one call of the compiled loop; a heartbeat between calls.
+STEPS_PER_LOOP = 10
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What an evaluation counted. `confusion` is int64 [classes, classes], a row for each true class."""
+
+    loss_sum: float
+    confusion: np.ndarray
+
+    @property
+    def num_examples(self) -> int:
+        """Examples that were measured."""
+        return int(self.confusion.sum())
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of an example."""
+        return self.loss_sum / max(self.num_examples, 1)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the examples that were classified right."""
+        return float(np.trace(self.confusion)) / max(self.num_examples, 1)
+
+
+class Evaluator:
+    """A compiled loop over evaluation batches. Make it inside the strategy's scope."""
+
+    def __init__(self, strategy: tf.distribute.Strategy, model: keras.Model, num_classes: int):
+        self.strategy, self.model, self.num_classes = strategy, model, num_classes
+        # Plain cross-entropy: label smoothing and class weights are means of training, not of measuring.
+        self.objective = Objective(num_classes)
+        self._loss = _summed([], "evaluation_loss")
+        self._confusion = _summed([num_classes, num_classes], "evaluation_confusion")
+
+    def measure(self, dataset: tf.data.Dataset, num_steps: int, beat: Callable[[int], None]) -> Counts:
+        """Go through `num_steps` batches of a dataset that every worker cuts its own shares from; `beat` hears the step."""
+        batches = self.strategy.distribute_datasets_from_function(
+            lambda _: dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+        )
+        iterator = iter(batches)
+        self._reset()
+        for done in range(0, num_steps, STEPS_PER_LOOP):
+            self._run(iterator, tf.constant(min(STEPS_PER_LOOP, num_steps - done)))
+            beat(min(done + STEPS_PER_LOOP, num_steps))
+        loss, confusion = self._read()
+        return Counts(float(loss), np.rint(confusion.numpy()).astype(np.int64))
+
+    @tf.function
+    def _run(self, iterator: Iterator[dict[str, tf.Tensor]], num_steps: tf.Tensor) -> None:
+        for _ in tf.range(num_steps):
+            self.strategy.run(self._count, args=(next(iterator),))
+
+    def _count(self, batch: dict[str, tf.Tensor]) -> None:
+        logits = self.model(batch["image"], training=False)
+        losses = self.objective.losses(batch["label"], logits) * batch["mask"]
+        found = tf.argmax(logits, -1, tf.int32)
+        weights = tf.cast(batch["mask"], tf.float64)
+        confusion = tf.math.confusion_matrix(batch["label"], found, self.num_classes, weights, tf.float64)
+        self._loss.assign_add(tf.reduce_sum(tf.cast(losses, tf.float64)))
+        self._confusion.assign_add(confusion)
+
+    @tf.function
+    def _reset(self) -> None:
+        self.strategy.run(self._clear)
+
+    def _clear(self) -> None:
+        for counter in (self._loss, self._confusion):
+            counter.assign(tf.zeros_like(counter))
+
+    @tf.function
+    def _read(self) -> tuple[tf.Tensor, tf.Tensor]:
+        counts = self.strategy.run(lambda: (self._loss.read_value(), self._confusion.read_value()))
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, counts, axis=None)
+
+
+def _summed(shape: list[int], name: str) -> tf.Variable:
+    """A float64 sum on every replica; whole numbers in it are exact."""
+    return tf.Variable(
+        tf.zeros(shape, tf.float64),
+        trainable=False,
+        name=name,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.SUM,
+    )

@@ -1,0 +1,118 @@
+"""The outer loop: it knows when; the step knows how; actions know what to do in between.
+
+The compiled loop takes some steps at a time. Between two calls Python wakes up to log, evaluate, save and look whether
+somebody wants to stop. Where it wakes up depends on absolute step numbers alone, so a resumed run does the same things at
+the same steps as one that was never interrupted.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from trainer.step import Batch
+
+
+@dataclass
+class Window:
+    """Sums since the last point on the curves. Whole in a checkpoint, so that a point is the same across a resume."""
+
+    loss: float = 0.0
+    right: float = 0.0
+    examples: float = 0.0
+    steps: int = 0
+
+    def add(self, totals: tf.Tensor, steps: int) -> None:
+        """Take in what the compiled loop added up over `steps` steps."""
+        loss, right, examples, _ = (float(value) for value in totals)
+        self.loss, self.right, self.examples = self.loss + loss, self.right + right, self.examples + examples
+        self.steps += steps
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean loss of a step."""
+        return self.loss / max(self.steps, 1)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the examples that were classified right."""
+        return self.right / max(self.examples, 1.0)
+
+
+@dataclass
+class Progress:
+    """Where the training stands. What `saved` gives is what a checkpoint keeps of it."""
+
+    steps: int
+    steps_per_epoch: int
+    step: int = 0
+    window: Window = field(default_factory=Window)
+    last_metrics: dict[str, float] = field(default_factory=dict)
+    loop_s: float = 0.0  # wall time of the last call of the compiled loop
+    loop_steps: int = 0
+    stopping: bool = False
+
+    @property
+    def epoch(self) -> float:
+        """Epochs that are behind."""
+        return self.step / self.steps_per_epoch
+
+    def saved(self) -> dict[str, Any]:
+        """The part that a checkpoint keeps, as JSON."""
+        return {"step": self.step, "window": asdict(self.window), "last_metrics": self.last_metrics}
+
+    def resume(self, saved: dict[str, Any]) -> None:
+        """Go on from what a checkpoint kept."""
+        self.step, self.window = int(saved["step"]), Window(**saved["window"])
+        self.last_metrics = dict(saved["last_metrics"])
+
+
+class Every(NamedTuple):
+    """An action that is due at each multiple of `steps`, and at the end if `at_end`."""
+
+    steps: int
+    act: Callable[[Progress], None]
+    at_end: bool = False
+
+    def due(self, progress: Progress) -> bool:
+        """Whether the step at hand is one of its own."""
+        return progress.step % self.steps == 0 or (self.at_end and progress.step >= progress.steps)
+
+
+RunSteps = Callable[[Iterator[Batch], int, bool], tf.Tensor]
+
+
+def run_loop(
+    run_steps: RunSteps,
+    batches: Iterator[Batch],
+    progress: Progress,
+    steps_per_loop: int,
+    actions: Iterable[Every],
+    wants_to_stop: Callable[[], bool],
+    after_loop: Callable[[Progress], None],
+) -> None:
+    """Train until the last step, or until all workers have agreed to stop (`progress.stopping`).
+
+    `actions` come in order at their steps; `after_loop` comes after every call of the compiled loop.
+    """
+    actions = list(actions)
+    while progress.step < progress.steps and not progress.stopping:
+        num_steps = steps_until_next(progress, steps_per_loop, [action.steps for action in actions])
+        begun = time.perf_counter()
+        totals = run_steps(batches, num_steps, wants_to_stop()).numpy()
+        progress.loop_s, progress.loop_steps = time.perf_counter() - begun, num_steps
+        progress.step += num_steps
+        progress.window.add(totals, num_steps)
+        progress.stopping = bool(totals[-1] > 0)
+        after_loop(progress)
+        for action in actions:
+            if action.due(progress):
+                action.act(progress)
+
+
+def steps_until_next(progress: Progress, steps_per_loop: int, periods: Iterable[int]) -> int:
+    """Steps until the nearest multiple of `steps_per_loop` or of an action's period, or the end."""
+    ends = [progress.steps, *((progress.step // period + 1) * period for period in (steps_per_loop, *periods))]
+    return min(ends) - progress.step

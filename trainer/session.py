@@ -1,0 +1,133 @@
+"""Everything that a training is made of, built once in the right order: devices, strategy, model, step, data, state."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from conf.data_url import data_url
+from conf.errors import BadSpec
+from conf.schema import BatchNormSync, JobSpec
+from data_pipeline.images import resolve_image_size
+from data_pipeline.manifest import Manifest, load_manifest
+from data_pipeline.order import evaluation_steps, steps_per_epoch
+from data_pipeline.pipeline import evaluation_dataset, training_dataset
+from trainer import precision
+from trainer.batch_norm import averaging
+from trainer.channel import Channel
+from trainer.evaluation.evaluator import Counts, Evaluator
+from trainer.models import build_model
+from trainer.objective import make_objective
+from trainer.optimizers import make_optimizer, spare_from_decay
+from trainer.state import TrainingState
+from trainer.step import TrainingStep
+from trainer.strategy import configure_devices, make_strategy
+from trainer.topology import Topology, batch_shape, evaluation_shape
+
+log = logging.getLogger(__name__)
+
+#: Images a proof of an export is run on.
+NUM_PROOFS = 16
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long the training is, in optimizer steps."""
+
+    steps: int
+    steps_per_epoch: int
+
+
+class Session:
+    """One job in one process: what the loop and its actions work with."""
+
+    def __init__(self, job: JobSpec, topology: Topology, channel: Channel):
+        self.job, self.topology, self.channel = job, topology, channel
+        self.manifest = load_manifest(data_url(job))
+        self.shape, self.eval_shape = batch_shape(job, topology), evaluation_shape(job, topology)
+        self.lengths = lengths(job, self.manifest)
+        self.image_size = resolve_image_size(job.data, job.trainer.model, self.manifest)
+        configure_devices(job, topology)
+        precision.set_policy(job.trainer.precision)
+        self.strategy = make_strategy(topology)
+        # Names of layers count up within a process; checkpoints want them to be the same in every one.
+        keras.utils.clear_session(free_memory=False)
+        with self.strategy.scope():
+            self._build()
+        self.average_batch_norm = averaging(self.strategy, self.model)
+
+    def _build(self) -> None:
+        trainer = self.job.trainer
+        self.model = self.new_model()
+        self.optimizer = make_optimizer(trainer, self.lengths.steps)
+        spare_from_decay(self.optimizer, self.model)
+        self.optimizer.build(self.model.trainable_variables)
+        self.loss_scale = precision.make_loss_scale(trainer.precision)
+        self.step = TrainingStep(
+            self.strategy,
+            self.model,
+            self.optimizer,
+            make_objective(trainer, self.manifest),
+            trainer.optimizer,
+            self.shape.accumulation_steps,
+            trainer.model.batch_norm is BatchNormSync.synchronized,
+            self.loss_scale,
+        )
+        self.evaluator = Evaluator(self.strategy, self.model, self.manifest.num_classes)
+        self.state = TrainingState(self.model, self.optimizer, self.loss_scale)
+
+    def new_model(self) -> keras.Model:
+        """The job's model with the weights it begins with, in the strategy at hand."""
+        keras.utils.set_random_seed(self.job.seed)
+        side = self.image_size
+        return build_model(self.job.trainer.model, (side, side, self.job.data.channels), self.manifest.num_classes)
+
+    def training_batches(self, start_step: int) -> Iterator[dict[str, tf.Tensor]]:
+        """This worker's shares of the batches from `start_step` on, without end."""
+        dataset = training_dataset(
+            self.manifest, self.job.data, self.job.seed, self.shape, self.topology.replicas, self.image_size, start_step
+        )
+        return iter(self.strategy.distribute_datasets_from_function(lambda _: dataset))
+
+    def measure(self, split: str) -> Counts:
+        """Evaluate `split` with the weights at hand. Every worker has to call it; all get the same counts."""
+        self.average_batch_norm()
+        dataset = evaluation_dataset(
+            self.manifest, split, self.job.data, self.eval_shape, self.topology.replicas, self.image_size
+        )
+        num_steps = evaluation_steps(self.manifest.splits[split].num_examples, self.eval_shape.global_batch_size)
+        return self.evaluator.measure(
+            dataset, num_steps, lambda done: self.channel.say("progress", phase="evaluating", done=done, of=num_steps)
+        )
+
+    def examples(self, split: str) -> np.ndarray:
+        """A few real images of `split`, as the model takes them: float32 [n, height, width, channels]."""
+        shape = self.eval_shape.__class__(NUM_PROOFS)
+        dataset = evaluation_dataset(self.manifest, split, self.job.data, shape, range(1), self.image_size)
+        first = next(iter(dataset))
+        return first["image"].numpy()[first["mask"].numpy() > 0]
+
+    def validation_split(self) -> str | None:
+        """The split that is measured during training, if there is one. Never the test split."""
+        return "validation" if _holds(self.manifest, "validation") else None
+
+    def final_split(self) -> str | None:
+        """The split that the report is about: test, else validation."""
+        return next((split for split in ("test", "validation") if _holds(self.manifest, split)), None)
+
+
+def lengths(job: JobSpec, manifest: Manifest) -> Lengths:
+    """Steps of the training and of an epoch; refused where not even one batch can be filled."""
+    trainer, examples = job.trainer, manifest.splits["train"].num_examples
+    an_epoch = steps_per_epoch(examples, trainer.global_batch_size, job.data.remainder)
+    if an_epoch == 0:
+        law = f"the training split has only {examples} examples"
+        raise BadSpec.of("trainer.global_batch_size", trainer.global_batch_size, law, "a smaller batch, or data.remainder=pad")
+    return Lengths(trainer.steps or (trainer.epochs or 0) * an_epoch, an_epoch)
+
+
+def _holds(manifest: Manifest, split: str) -> bool:
+    return split in manifest.splits and manifest.splits[split].num_examples > 0

@@ -1,0 +1,180 @@
+"""The task `train`, from restore to export, in one process."""
+
+import logging
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from conf import exit_codes
+from conf.schema import Verb
+from storage import run_dir as names
+from storage.run_dir import RunDir
+from trainer import actions
+from trainer.checkpoints import CheckpointWriter, newest_whole
+from trainer.curves import Curves
+from trainer.evaluation import report
+from trainer.export import saved_model
+from trainer.loop import Progress, run_loop
+from trainer.session import Session
+from trainer.step import compile_step
+
+log = logging.getLogger(__name__)
+
+
+class Disagreement(Exception):
+    """The workers do not stand at the same step."""
+
+
+def train(session: Session, run: RunDir, attempt: int) -> int:
+    """Restore, train, evaluate, export. Returns an exit code: DONE, or STOPPED after saving."""
+    progress = Progress(session.lengths.steps, session.lengths.steps_per_epoch)
+    restore(session, run, progress)
+    split = session.validation_split()
+    train_curves = actions.open_curves(session, run, "train", progress.step)
+    validation_curves = actions.open_curves(session, run, "validation", progress.step) if split else None
+    writer = open_writer(session, run, attempt) if session.topology.is_chief else None
+    try:
+        _run(session, progress, split, train_curves, validation_curves, writer)
+    finally:
+        for curves in (train_curves, validation_curves):
+            if curves:
+                curves.close()
+        if writer:
+            writer.close()
+    if session.topology.is_chief:
+        run.publish(names.TENSORBOARD)
+    if progress.step < progress.steps:
+        session.channel.say("result", step=progress.step, metrics=progress.last_metrics)
+        return exit_codes.STOPPED
+    finish(session, run, progress.step, progress.last_metrics)
+    return exit_codes.DONE
+
+
+def open_writer(session: Session, run: RunDir, attempt: int) -> CheckpointWriter:
+    """The chief's writer of checkpoints, which tells of each that is there for good."""
+
+    def tell(step: int) -> None:
+        session.channel.say("event", event="checkpoint_saved", details={"step": step})
+
+    return CheckpointWriter(run, attempt, session.job.trainer.keep_checkpoints, tell)
+
+
+def restore(session: Session, run: RunDir, progress: Progress | None) -> int:
+    """Take up the newest whole checkpoint, if there is one; the step that the weights belong to."""
+    found = newest_whole(run)
+    step = 0
+    if found is not None:
+        session.state.restore(found.tensors, f"step {found.step}")
+        step = found.step
+        if progress is not None:
+            progress.resume(found.state["progress"])
+        session.channel.say("event", event="restored", details={"step": step})
+    check_agreement(session, step)
+    return step
+
+
+def check_agreement(session: Session, step: int) -> None:
+    """All workers must have restored the same step; Disagreement says that they do not see the same files."""
+    replicas = session.strategy.num_replicas_in_sync
+    if session.topology.num_workers == 1:
+        return
+
+    @tf.function
+    def extremes(own: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def here() -> tuple[tf.Tensor, tf.Tensor]:
+            return own, own * own
+
+        return session.strategy.reduce(tf.distribute.ReduceOp.SUM, session.strategy.run(here), axis=None)
+
+    total, squares = extremes(tf.constant(float(step), tf.float64))
+    if float(total) != step * replicas or float(squares) != float(step) ** 2 * replicas:
+        raise Disagreement(
+            f"worker {session.topology.rank} restored step {step}, another worker a different one: storage.root must be "
+            "a folder that all hosts share, or a bucket"
+        )
+
+
+def finish(session: Session, run: RunDir, step: int, metrics: dict[str, float]) -> None:
+    """The report of the final split and the export, as the job asks for them."""
+    trainer = session.job.trainer
+    split = session.final_split()
+    if trainer.evaluate_at_end and split:
+        metrics = metrics | evaluate(session, run, step, split)
+    if trainer.export_at_end and session.topology.is_chief:
+        export(session, run, split or "train")
+    session.channel.say("result", step=step, metrics=metrics)
+
+
+def evaluate(session: Session, run: RunDir, step: int, split: str) -> dict[str, float]:
+    """Measure `split` and write the report; every worker takes part."""
+    counts = session.measure(split)
+    if session.topology.is_chief:
+        run.write_json(names.METRICS, report.metrics(split, step, session.manifest.classes, counts))
+    found = {f"{split}_accuracy": counts.accuracy, f"{split}_loss": counts.loss}
+    session.channel.say("event", event="evaluated", details={"split": split, "num_examples": counts.num_examples, **found})
+    return found
+
+
+def export(session: Session, run: RunDir, split: str) -> None:
+    """Write the weights at hand as a SavedModel; the chief alone."""
+    session.channel.say("progress", phase="exporting")
+    weights = [_host_value(variable) for variable in session.model.weights]
+    keras.mixed_precision.set_global_policy("float32")
+    model = session.new_model()
+    model.set_weights(weights)
+    folder = run.local(names.SAVED_MODEL)
+    difference = saved_model.export(model, session.manifest.classes, folder, session.examples(split))
+    run.publish(names.SAVED_MODEL)
+    session.channel.say("event", event="exported", details={"format": "saved_model", "largest_difference": difference})
+
+
+def run_task(session: Session, run: RunDir, attempt: int) -> int:
+    """What the job's verb asks of a worker."""
+    verb = session.job.job
+    if verb is Verb.train:
+        return train(session, run, attempt)
+    step = restore(session, run, None)
+    if verb is Verb.evaluate:
+        found = evaluate(session, run, step, session.final_split() or "train")
+        session.channel.say("result", step=step, metrics=found)
+    if verb is Verb.export and session.topology.is_chief:
+        export(session, run, session.final_split() or "train")
+        session.channel.say("result", step=step, metrics={})
+    return exit_codes.DONE
+
+
+def _run(
+    session: Session,
+    progress: Progress,
+    split: str | None,
+    train_curves: Curves | None,
+    validation_curves: Curves | None,
+    writer: CheckpointWriter | None,
+) -> None:
+    def flush() -> None:
+        for curves in (train_curves, validation_curves):
+            if curves:
+                curves.flush()
+
+    evaluation = actions.Evaluation(session, split, validation_curves) if split else None
+    saving = actions.Saving(session, writer, flush)
+    due = actions.every(session, actions.TrainingCurves(session, train_curves), evaluation, saving)
+    if progress.step < progress.steps:
+        run_loop(
+            compile_step(session.step),
+            session.training_batches(progress.step),
+            progress,
+            session.job.trainer.steps_per_loop,
+            due,
+            lambda: session.channel.stop_requested,
+            actions.ProgressReport(session),
+        )
+    if progress.stopping:
+        session.channel.say("progress", phase="saving", step=progress.step, steps=progress.steps)
+        saving(progress)
+
+
+def _host_value(variable: Any) -> Any:
+    copies = getattr(variable.value, "values", None)
+    return (copies[0] if isinstance(copies, tuple) else variable.value).numpy()

@@ -1,0 +1,116 @@
+"""The main of one worker process: what the launcher starts, and what a person starts under a debugger.
+
+    python -m trainer.worker --job runs/X/job.yaml
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+
+import tensorflow as tf
+
+from conf import exit_codes, rules
+from conf.errors import BadSpec
+from conf.files import load_job
+from conf.schema import Accelerator, JobSpec, Verb
+from storage import run_dir as names
+from storage.run_dir import RunDir
+from storage.store import NotStored, StoreError, open_store
+from trainer.channel import Channel, open_channel, stop_on_signals
+from trainer.session import Session
+from trainer.topology import find_topology
+from trainer.training import run_task
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one worker to its end; the exit code says how it went."""
+    arguments = parse(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    rank = rank_of(os.environ)
+    run = RunDir.of_job(arguments.job)
+    channel = open_channel(os.environ, run.local(names.stacks_name(arguments.attempt, rank)), rank == 0)
+    stop_on_signals(channel)
+    try:
+        return work(arguments, run, channel)
+    except BadSpec as error:
+        channel.say("error", error_kind="bad_spec", message=str(error), problems=[str(p) for p in error.problems])
+        sys.stderr.write(f"{error}\n")
+        return exit_codes.BAD_SPEC
+    # The one place where any error becomes an exit code: the launcher decides by it and by the kind.
+    except Exception as error:
+        traceback.print_exc()
+        channel.say("error", error_kind=kind_of(error), message=f"{type(error).__name__}: {error}")
+        return exit_codes.FAILED
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line of a worker."""
+    parser = argparse.ArgumentParser(prog="python -m trainer.worker", description="Run one worker of a job, without Ray.")
+    parser.add_argument("--job", required=True, help="URL of the job.yaml in a run directory")
+    parser.add_argument("--attempt", type=int, default=0, help="which try of the job this is")
+    parser.add_argument("--task", choices=["train", "evaluate", "export"], help="instead of what the job says")
+    return parser.parse_args(argv)
+
+
+def work(arguments: argparse.Namespace, run: RunDir, channel: Channel) -> int:
+    """Read the job, build everything, do what it asks."""
+    job = read_job(arguments.job)
+    if arguments.task:
+        job.job = Verb[arguments.task]
+    rules.check(job)
+    channel.say("progress", phase="starting")
+    if job.cluster.accelerator is Accelerator.cpu:
+        tf.config.set_visible_devices([], "GPU")
+    topology = find_topology(job, os.environ, len(tf.config.get_visible_devices("GPU")))
+    session = Session(job, topology, channel)
+    stop_on_signals(channel)
+    return run_task(session, run, arguments.attempt)
+
+
+def read_job(url: str) -> JobSpec:
+    """The job at `url`; BadSpec if there is none."""
+    folder, _, name = url.rpartition("/")
+    try:
+        text = open_store(folder or ".").get(name)
+    except NotStored as error:
+        raise BadSpec.of("job", url, "there is no such file", "give the job.yaml of a run directory") from error
+    return load_job(text.decode(), url)
+
+
+def rank_of(environment: Mapping[str, str]) -> int:
+    """This worker's number, before TensorFlow is asked."""
+    return int(json.loads(environment.get("TF_CONFIG", "{}")).get("task", {}).get("index", 0))
+
+
+def kind_of(error: Exception) -> str:
+    """The kind of a failure, for the launcher's policy: user, infrastructure, bad_data or out_of_memory."""
+    if isinstance(error, tf.errors.ResourceExhaustedError | MemoryError):
+        return "out_of_memory"
+    if isinstance(error, tf.errors.DataLossError):
+        return "bad_data"
+    lost_peer = tf.errors.UnavailableError | tf.errors.AbortedError | tf.errors.CancelledError | tf.errors.DeadlineExceededError
+    if isinstance(error, lost_peer | StoreError | OSError | tf.errors.InternalError):
+        return "infrastructure"
+    return "user"
+
+
+def run_and_exit(argv: Sequence[str] | None = None) -> None:
+    """`main`, then the end of the process at once.
+
+    A normal exit waits for TensorFlow's threads: seconds after a lost peer, minutes where a prefetch still reads.
+    """
+    code = main(argv)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    run_and_exit()
