@@ -50,6 +50,13 @@ class BadFile(Enum):
     skip = "leave it out, count it and name it in the report"
 
 
+class BadRecord(Enum):
+    """What to do with a prepared record that is not as it was written."""
+
+    stop = "stop and name shard, record and offset"
+    skip = "let it weigh nothing, name and count it; up to data.max_corrupt of a split"
+
+
 class BatchNormSync(Enum):
     """How BatchNorm sees the other replicas while training."""
 
@@ -116,6 +123,8 @@ class DataSpec:
     num_classes: int = 10  # of the synthetic source alone
     remainder: Remainder = Remainder.drop
     memory_bytes: int = 268_435_456  # a split whose decoded images fit in is decoded once and kept; 0: never
+    on_corrupt: BadRecord = BadRecord.stop
+    max_corrupt: int = 100  # corrupt records of a split that are skipped before it stops all the same
     shuffle: bool = True  # a new permutation every epoch; false keeps the prepared order
     augment: AugmentSpec = field(default_factory=AugmentSpec)
 

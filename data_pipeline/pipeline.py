@@ -15,14 +15,14 @@ import numpy as np
 import tensorflow as tf
 
 from conf.errors import BadSpec
-from conf.schema import AugmentSpec, DataSpec
+from conf.schema import AugmentSpec, BadRecord, DataSpec
 from data_pipeline.augment import NUM_DRAWS, augment_batch, augment_image, crop_window, is_active
 from data_pipeline.batches import BatchOrder, EvaluationOrder, TrainingOrder
 from data_pipeline.images import decode, decode_crop, parse, resize, shape_of
 from data_pipeline.manifest import Manifest
 from data_pipeline.order import BatchShape, steps_per_epoch
 from data_pipeline.python_calls import python_call
-from data_pipeline.reader import RecordReader
+from data_pipeline.reader import PLACEHOLDER, RecordReader
 
 Element = dict[str, tf.Tensor]
 
@@ -44,7 +44,7 @@ def training_dataset(
     start_step: int = 0,
 ) -> tf.data.Dataset:
     """Endless elements from `start_step` on: that step's for each of `replicas`, then the next step's."""
-    reader = RecordReader(manifest, "train")
+    reader = _reader(manifest, "train", data)
     if not steps_per_epoch(reader.num_examples, shape.global_batch_size, data.remainder):
         law = f"there are only {reader.num_examples} training examples, less than one batch"
         raise BadSpec.of("trainer.global_batch_size", shape.global_batch_size, law, "less, or data.remainder=pad")
@@ -62,9 +62,13 @@ def evaluation_dataset(
     image_size: int,
 ) -> tf.data.Dataset:
     """Every example of a split once, in stored order; as many elements for every replica, the last filled up."""
-    reader = RecordReader(manifest, split)
+    reader = _reader(manifest, split, data)
     order = EvaluationOrder(reader.num_examples, shape, replicas)
     return _dataset(order, 0, reader, manifest, data, AugmentSpec(), image_size)
+
+
+def _reader(manifest: Manifest, split: str, data: DataSpec) -> RecordReader:
+    return RecordReader(manifest, split, data.max_corrupt if data.on_corrupt is BadRecord.skip else 0)
 
 
 def _dataset(
@@ -140,13 +144,13 @@ def _gathered(
     pixel_type: tf.DType,
 ) -> tf.data.Dataset:
     """Pixels from memory, a batch at a time, which for small images is several times faster than one by one."""
-    pixels, labels, weights = _load(reader, data.channels, image_size, pixel_type)
+    pixels, labels, weights, whole = _load(reader, data.channels, image_size, pixel_type)
 
     def element(batch: Element) -> Element:
         return {
             "image": augment_batch(tf.gather(pixels, batch["example"]), batch["draws"], augment),
             "label": tf.gather(labels, batch["example"]),
-            "mask": batch["mask"],
+            "mask": batch["mask"] * tf.gather(whole, batch["example"]),
             "weight": tf.gather(weights, batch["example"]),
             "batch_examples": batch["batch_examples"],
         }
@@ -154,20 +158,21 @@ def _gathered(
     return batches.map(element, tf.data.AUTOTUNE)
 
 
-def _load(
-    reader: RecordReader, channels: int, image_size: int, pixel_type: tf.DType
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Every image of the split at its size, with labels and weights."""
+def _load(reader: RecordReader, channels: int, image_size: int, pixel_type: tf.DType) -> tuple[tf.Tensor, ...]:
+    """Every image of the split at its size, with labels, weights, and 0 for those that are corrupt, else 1."""
 
     def one(record: tf.Tensor) -> tuple[tf.Tensor, ...]:
         encoded, label, weight = parse(record)
-        return tf.cast(resize(decode(encoded, channels), image_size), pixel_type), label, weight
+        return tf.cast(resize(decode(encoded, channels), image_size), pixel_type), label, weight, _is_whole(record)
 
     examples = tf.data.Dataset.range(reader.num_examples).batch(_LOADED_AT_ONCE)
     records = examples.map(partial(_read, reader), _READS_AT_ONCE).unbatch()
     parts = list(records.map(one, tf.data.AUTOTUNE).batch(_LOADED_AT_ONCE).with_options(_options()))
-    images, labels, weights = zip(*parts, strict=True)
-    return tf.concat(images, 0), tf.concat(labels, 0), tf.concat(weights, 0)
+    return tuple(tf.concat(columns, 0) for columns in zip(*parts, strict=True))
+
+
+def _is_whole(record: tf.Tensor) -> tf.Tensor:
+    return tf.cast(record != PLACEHOLDER, tf.float32)
 
 
 def _read(reader: RecordReader, examples: tf.Tensor) -> tf.Tensor:
@@ -204,7 +209,7 @@ def _streamed(
         image = resize(image, image_size)
         if is_active(augment):
             image = augment_image(image, example["draws"], augment)
-        kept = {"mask": example["mask"], "batch_examples": example["batch_examples"]}
+        kept = {"mask": example["mask"] * _is_whole(example["record"]), "batch_examples": example["batch_examples"]}
         return {"image": image, "label": label, "weight": weight} | kept
 
     def element(batch: Element) -> Element:

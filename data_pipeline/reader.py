@@ -1,5 +1,6 @@
 """Any records of a split, by number: reads exactly their bytes and checks their checksums."""
 
+import logging
 import os
 import struct
 import tempfile
@@ -10,21 +11,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conf.errors import BadSpec
+from data_pipeline.encoding import png
 from data_pipeline.manifest import Manifest, Shard
 from data_pipeline.order import Places
-from data_pipeline.records import CRC_BYTES, CorruptRecord, masked_crc
+from data_pipeline.records import CRC_BYTES, CorruptRecord, Record, encode, masked_crc
 from storage.data_dir import index_name
 from storage.store import Store, open_store
 
 _PAIR_BYTES = 16
 _CRC = struct.Struct("<I")
+_log = logging.getLogger(__name__)
+
+#: Takes the place of a corrupt record that is skipped.
+PLACEHOLDER = encode(Record(png(np.zeros((1, 1), np.uint8)), "png", 1, 1, 0, ""))
 
 
 class RecordReader:
     """The records of one split. Shards far away are copied to this machine first, once for all its processes."""
 
-    def __init__(self, manifest: Manifest, split: str):
+    def __init__(self, manifest: Manifest, split: str, max_corrupt: int = 0):
         self._files: list[int] = []
+        self._max_corrupt = max_corrupt
+        self._skipped: set[tuple[int, int]] = set()
         if split not in manifest.splits:
             has = ", ".join(manifest.splits)
             raise BadSpec.of("data.path", manifest.url, f"the set has no {split} split", f"it has {has}")
@@ -45,13 +53,34 @@ class RecordReader:
     def __del__(self) -> None:
         self.close()
 
+    @property
+    def num_skipped(self) -> int:
+        """How many corrupt records were skipped so far."""
+        return len(self._skipped)
+
     def read(self, examples: Places) -> list[bytes]:
-        """The serialized Examples with these numbers; CorruptRecord names the first that is not as it was written."""
+        """The serialized Examples with these numbers.
+
+        CorruptRecord names the first that is not as it was written, once more than `max_corrupt` are not; up to then
+        PLACEHOLDER takes their place, each time they are read.
+        """
         numbers = np.searchsorted(self._starts, examples, side="right") - 1
         return [
-            self._read(int(number), int(record))
+            self._checked(int(number), int(record))
             for number, record in zip(numbers, examples - self._starts[numbers], strict=True)
         ]
+
+    def _checked(self, number: int, record: int) -> bytes:
+        try:
+            return self._read(number, record)
+        except CorruptRecord as error:
+            new = (number, record) not in self._skipped
+            if new and len(self._skipped) >= self._max_corrupt:
+                raise
+            self._skipped.add((number, record))
+            if new:
+                _log.warning("skipped %s", error)
+            return PLACEHOLDER
 
     def _read(self, number: int, record: int) -> bytes:
         offset, length = (int(part) for part in self._indexes[number][record])

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from conf.errors import BadSpec
-from conf.schema import AugmentSpec, DataSpec, ModelSpec, Remainder
+from conf.schema import AugmentSpec, BadRecord, DataSpec, ModelSpec, Remainder
 from data_pipeline.images import resize, resolve_image_size
 from data_pipeline.manifest import Manifest
 from data_pipeline.order import BatchShape, place_to_example
@@ -212,6 +212,24 @@ def test_a_flipped_bit_is_named(damaged: Manifest) -> None:
     for way in (IN_MEMORY, STREAMED):
         with pytest.raises(tf.errors.OpError, match=rf"{path.name}: corrupt record 5 at byte {offset}"):
             take(training_dataset(damaged, way, 0, BatchShape(50), range(1), 8), 30)
+
+
+@WAYS
+def test_corrupt_records_are_skipped_within_a_budget(damaged: Manifest, data: DataSpec) -> None:
+    path = first_shard(damaged)
+    stored, index = bytearray(path.read_bytes()), np.fromfile(f"{path}.index", "<u8").reshape(-1, 2)
+    for record in (5, 9):
+        stored[int(index[record, 0]) + 20] ^= 1
+    path.write_bytes(stored)
+    data = replace(data, on_corrupt=BadRecord.skip, max_corrupt=2)
+    elements = list(evaluation_dataset(damaged, "train", data, BatchShape(50), range(1), 8).as_numpy_iterator())
+    masks = np.concatenate([element["mask"] for element in elements])
+    assert np.flatnonzero(masks[: damaged.splits["train"].num_examples] == 0).tolist() == [5, 9]
+    again = training_dataset(damaged, data, 0, BatchShape(50), range(1), 8)
+    assert sum(50 - element["mask"].sum() for element in take(again, 50)) == 4  # two epochs
+    with pytest.raises(tf.errors.OpError, match="corrupt record 9 "):
+        too_many = replace(data, max_corrupt=1)
+        list(evaluation_dataset(damaged, "train", too_many, BatchShape(50), range(1), 8))
 
 
 def test_missing_and_cut_shards_are_named(damaged: Manifest) -> None:
