@@ -28,6 +28,7 @@ JOB = (
     "trainer=convnet",
     "trainer.model.dropout=0",
     "trainer.steps=20",
+    "trainer.steps_per_loop=1",
     "trainer.global_batch_size=64",
     "trainer.eval_every_steps=1000000",
     "trainer.evaluate_at_end=false",

@@ -13,6 +13,7 @@ port            a port was taken between choosing and binding it: again, not cou
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from textwrap import shorten
 
 from conf.exit_codes import BAD_SPEC, DONE, STOPPED
 from launcher.messages import WorkerStatus
@@ -21,6 +22,7 @@ from launcher.rendezvous import ranks
 PORT_TRIES = 5
 PREEMPTIONS_WITHOUT_PROGRESS = 20
 LONGEST_BACK_OFF_S = 30.0
+LONGEST_MESSAGE = 500  # characters; the log has all of it
 _PORT_WORDS = ("address already in use", "could not start grpc server", "errno: 98", "failed to bind")
 
 
@@ -117,7 +119,7 @@ def kind_of(status: WorkerStatus) -> Kind:
 def explain(status: WorkerStatus) -> str:
     """One worker's death in a few words."""
     if status.error:
-        return str(status.error.get("message", "no message"))
+        return shorten(str(status.error.get("message", "no message")), LONGEST_MESSAGE, placeholder=" ...")
     if status.lost:
         return status.lost
     code = status.exit_code or 0

@@ -18,6 +18,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 METRICS = "report/metrics.json"
 SAVED_MODEL = "export/saved_model"
+
+#: Uploads of one `publish` at a time.
+FILES_AT_ONCE = 8
 
 _JOB_URL = re.compile(r"(?P<root>.*?)/?(?P<run_id>[^/]+)(/attempts/\d+)?/job\.yaml")
 _CHECKPOINT = re.compile(rf"{CHECKPOINTS}/step_(\d+)(/|$)")
@@ -147,7 +151,9 @@ class RunDir:
         if not path.exists():
             raise NotStored(f"{path}: cannot publish {name} - nothing was written there")
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-        return [self.store.put_file(_below(name, file.relative_to(path)), file) for file in files]
+        names = [_below(name, file.relative_to(path)) for file in files]
+        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+            return list(pool.map(self.store.put_file, names, files))
 
 
 def _below(name: str, relative: Path) -> str:

@@ -30,7 +30,8 @@ from trainer.checkpoint_tensors import as_array, decoded, encoded
 
 log = logging.getLogger(__name__)
 
-FILE_BYTES = 512 << 20  # tensors are shared out over files of about this size
+#: Tensors are shared out over files of about this size: while one is synced or uploaded the next is written.
+FILE_BYTES = 64 << 20
 FILES_AT_ONCE = 4
 
 
@@ -125,7 +126,7 @@ def prune(run_dir: RunDir, keep_last: int, attempt: int = -1, known_whole: int |
     if whole is None:
         return []
     complete = [step for step in steps if step == whole or not status_of(run_dir, step, listing, False).problem]
-    kept = {whole, *complete[-max(keep_last, 1) :]}
+    kept = complete[-max(keep_last, 1) :]
     removed = [step for step in steps if step < whole and step not in kept]
     for step in removed:
         remove(run_dir, step)

@@ -80,15 +80,14 @@ def check_agreement(session: Session, step: int) -> None:
     if session.topology.num_workers == 1:
         return
 
+    own = tf.constant([float(step), float(step) ** 2], tf.float64)
+
     @tf.function
-    def extremes(own: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        def here() -> tuple[tf.Tensor, tf.Tensor]:
-            return own, own * own
+    def sums() -> tf.Tensor:
+        return session.strategy.reduce(tf.distribute.ReduceOp.SUM, session.strategy.run(lambda: tf.identity(own)), axis=None)
 
-        return session.strategy.reduce(tf.distribute.ReduceOp.SUM, session.strategy.run(here), axis=None)
-
-    total, squares = extremes(tf.constant(float(step), tf.float64))
-    if float(total) != step * replicas or float(squares) != float(step) ** 2 * replicas:
+    total, squares = sums().numpy()
+    if total != step * replicas or squares != float(step) ** 2 * replicas:
         raise Disagreement(
             f"worker {session.topology.rank} restored step {step}, another worker a different one: storage.root must be "
             "a folder that all hosts share, or a bucket"
@@ -124,7 +123,10 @@ def export(session: Session, run: RunDir, split: str) -> None:
     model = session.new_model()
     model.set_weights(weights)
     folder = run.local(names.SAVED_MODEL)
-    difference = saved_model.export(model, session.manifest.classes, folder, session.examples(split))
+    images = session.examples(split)
+    expected = tf.nn.softmax(tf.cast(session.model(images, training=False), tf.float32)).numpy()
+    tolerance = saved_model.TOLERANCES[session.job.trainer.precision]
+    difference = saved_model.export(model, session.manifest.classes, folder, images, expected, tolerance)
     run.publish(names.SAVED_MODEL)
     session.channel.say("event", event="exported", details={"format": "saved_model", "largest_difference": difference})
 

@@ -21,7 +21,7 @@ _HOP_HEADERS = {"connection", "content-length", "transfer-encoding"}
 class Fault:
     """What goes wrong with requests of `method` whose path and query match `path`."""
 
-    kind: str  # status | reset | cut | flip | lose_reply
+    kind: str  # status | reset | cut | flip | flip_sent | lose_reply
     method: str
     path: str = ""
     status: int = 503
@@ -90,13 +90,13 @@ class _Handler(BaseHTTPRequestHandler):
         elif kind == "reset":
             self._reset()
         else:
-            status, headers, answer = self._upstream(body)
+            status, headers, answer = self._upstream(_flipped(body) if kind == "flip_sent" else body)
             if kind == "lose_reply":
                 self._reset()
             elif kind == "cut":
                 self._answer(status, headers, answer[: len(answer) // 2], promised=len(answer))
             elif kind == "flip":
-                self._answer(status, headers, bytes([answer[0] ^ 1]) + answer[1:])
+                self._answer(status, headers, _flipped(answer))
             else:
                 self._answer(status, headers, answer)
 
@@ -140,3 +140,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
         self.connection.close()
+
+
+def _flipped(data: bytes) -> bytes:
+    """One bit in the middle changed: in an upload of several parts that is the content."""
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]

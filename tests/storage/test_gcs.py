@@ -19,6 +19,8 @@ UPLOAD_FAULTS = [
     ("small", Fault("status", "POST", "uploadType=multipart", status=429)),
     ("small", Fault("reset", "POST", "uploadType=multipart")),
     ("small", Fault("lose_reply", "POST", "uploadType=multipart")),
+    ("small", Fault("flip_sent", "POST", "uploadType=multipart")),
+    ("large", Fault("flip_sent", "PUT")),
     ("large", Fault("status", "POST", "uploadType=resumable")),
     ("large", Fault("status", "PUT", "uploadType=resumable|upload_id")),
     ("large", Fault("reset", "PUT")),

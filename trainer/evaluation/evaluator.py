@@ -83,8 +83,10 @@ class Evaluator:
 
     @tf.function
     def _read(self) -> tuple[tf.Tensor, tf.Tensor]:
-        counts = self.strategy.run(lambda: (self._loss.read_value(), self._confusion.read_value()))
-        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, counts, axis=None)
+        loss = self.strategy.run(self._loss.read_value)
+        confusion = self.strategy.run(self._confusion.read_value)
+        summed = tf.distribute.ReduceOp.SUM
+        return self.strategy.reduce(summed, loss, axis=None), self.strategy.reduce(summed, confusion, axis=None)
 
 
 def _summed(shape: list[int], name: str) -> tf.Variable:
