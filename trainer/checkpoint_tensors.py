@@ -69,11 +69,7 @@ def as_array(name: str, tensor: Any) -> np.ndarray:
     """The tensor as a contiguous little-endian array; not copied where it lies in this host's memory already."""
     try:
         array = tensor if isinstance(tensor, np.ndarray) else np.asarray(memoryview(tensor))
-    except (
-        TypeError,
-        ValueError,
-        BufferError,
-    ):  # a Python number, or a dtype that the buffer protocol has no word for (bfloat16)
+    except (TypeError, ValueError, BufferError):  # a number, or bfloat16, for which the buffer protocol has no word
         array = np.asarray(tensor.numpy() if hasattr(tensor, "numpy") else tensor)
     if array.dtype.newbyteorder("=") not in _CODES:
         raise TypeError(f"{name}: a checkpoint cannot hold {array.dtype} - it holds {', '.join(map(str, _CODES))}")

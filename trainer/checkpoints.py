@@ -69,10 +69,7 @@ def save(run_dir: RunDir, step: int, tensors: Mapping[str, Any], state: dict[str
         parts = [f"{index:04d}.safetensors" for index in range(len(shares))]
         entries = tuple(pool.map(lambda part, share: put(part, encoded(share)), parts, shares))
     manifest = Manifest(step, attempt, nonce, state_entry, entries)
-    if not run_dir.store.put_if_absent(manifest_name(step), manifest.dumped()):
-        log.warning("%s: another process saved step %d meanwhile; its checkpoint stays", run_dir.url, step)
-        for entry in manifest.files:
-            run_dir.store.delete(f"{checkpoint_name(step)}/{entry.name}")
+    _publish(run_dir, manifest)
 
 
 def load(run_dir: RunDir, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -184,6 +181,23 @@ def _make_room(run_dir: RunDir, step: int, attempt: int) -> bool:
     elif _are_leftovers(listing, attempt):
         run_dir.store.delete_folder(checkpoint_name(step))
     return True
+
+
+def _publish(run_dir: RunDir, manifest: Manifest) -> None:
+    """Write the manifest, unless another process was faster and its checkpoint is whole.
+
+    The other may be of an attempt that was thought dead, whose files we took for leftovers: then ours replaces it.
+    """
+    step, name = manifest.step, manifest_name(manifest.step)
+    while not run_dir.store.put_if_absent(name, manifest.dumped()):
+        problem = status_of(run_dir, step, listing_of(run_dir, step), verify=True).problem
+        if problem is None:
+            log.warning("%s: another process saved step %d meanwhile; its checkpoint stays", run_dir.url, step)
+            for entry in manifest.files:
+                run_dir.store.delete(f"{checkpoint_name(step)}/{entry.name}")
+            return
+        log.warning("%s: another process saved step %d meanwhile, but %s; it is replaced", run_dir.url, step, problem)
+        run_dir.store.delete(name)
 
 
 def _are_leftovers(names: Iterable[str], attempt: int) -> bool:

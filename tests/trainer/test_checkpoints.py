@@ -221,12 +221,34 @@ def test_the_slower_of_two_savers_leaves_the_first_alone(run: RunDir, monkeypatc
 
     def late(name: str, data: bytes) -> bool:
         monkeypatch.setattr(run.store, "put_if_absent", real)
-        save(run, 1, tensors_of(1), {"who": "first"}, 5)
+        save(run, 1, tensors_of(1), {"who": "thought dead"}, 3)
         return real(name, data)
 
     monkeypatch.setattr(run.store, "put_if_absent", late)
-    save(run, 1, tensors_of(1), {"who": "second"}, 4)
-    assert load(run, 1)[1] == {"who": "first"}
+    save(run, 1, tensors_of(1), {"who": "slower"}, 4)
+    assert load(run, 1)[1] == {"who": "thought dead"}
+    assert len(list(Path(run.url, checkpoint_name(1)).iterdir())) == 3
+
+
+def test_one_whose_files_were_cleared_does_not_win(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier attempt, not quite dead, publishes after its files were removed as leftovers: ours replaces it."""
+    real = run.store.put_if_absent
+
+    def clear_and_go_on(name: str, data: bytes) -> bool:
+        monkeypatch.setattr(run.store, "put_if_absent", publish_the_dead_first)
+        save(run, 1, tensors_of(1), {"who": "next attempt"}, 4)
+        return real(name, data)
+
+    def publish_the_dead_first(name: str, data: bytes) -> bool:
+        monkeypatch.setattr(run.store, "put_if_absent", real)
+        dead = json.loads(data) | {"attempt": 3}
+        dead["state"]["name"] = "attempt_03-0-state.json"
+        assert real(name, json.dumps(dead).encode())
+        return real(name, data)
+
+    monkeypatch.setattr(run.store, "put_if_absent", clear_and_go_on)
+    save(run, 1, tensors_of(1), {"who": "thought dead"}, 3)
+    assert load(run, 1)[1] == {"who": "next attempt"}
     assert len(list(Path(run.url, checkpoint_name(1)).iterdir())) == 3
 
 
