@@ -49,7 +49,9 @@ def augment_image(image: tf.Tensor, draws: tf.Tensor, augment: AugmentSpec) -> t
         image = tf.ensure_shape(padded[y : y + shape[0], x : x + shape[1]], shape)
     if augment.flip:
         image = tf.cond(draws[FLIP] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
-    return _change_colours(image[None], draws[None], augment)[0]
+    if augment.brightness or augment.contrast:
+        image = _change_colours(image[None], draws[None], augment)[0]
+    return image
 
 
 def augment_batch(images: tf.Tensor, draws: tf.Tensor, augment: AugmentSpec) -> tf.Tensor:

@@ -7,8 +7,8 @@ from conf.schema import DataSpec, ModelSpec
 from data_pipeline.manifest import Manifest
 from data_pipeline.records import ENCODED, LABEL, WEIGHT
 
-#: Bilinear interpolation looks at every pixel up to this shrinking; beyond it, it has to be filtered first.
-_SHRINKS_WELL = 2.0
+#: Up to this shrinking plain bilinear interpolation does; beyond it, it would alias and is filtered, which is slower.
+_SHRINKS_WELL = 3.0
 
 
 def resolve_image_size(data: DataSpec, model: ModelSpec, manifest: Manifest) -> int:

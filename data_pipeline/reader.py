@@ -16,7 +16,7 @@ from data_pipeline.manifest import Manifest, Shard
 from data_pipeline.order import Places
 from data_pipeline.records import CRC_BYTES, CorruptRecord, Record, encode, masked_crc
 from storage.data_dir import index_name
-from storage.store import Store, open_store
+from storage.store import Store, StoreError, open_store
 
 _PAIR_BYTES = 16
 _CRC = struct.Struct("<I")
@@ -84,16 +84,13 @@ class RecordReader:
 
     def _read(self, number: int, record: int) -> bytes:
         offset, length = (int(part) for part in self._indexes[number][record])
-        stored = b"" if length > self.shards[number].num_bytes else self._bytes(number, offset, length + CRC_BYTES)
-        if len(stored) < length + CRC_BYTES:
+        if offset + length + CRC_BYTES > self.shards[number].num_bytes:
             raise self._corrupt(number, record, offset, f"{length} bytes should be there, the shard ends before")
-        example = stored[:length]
-        if _CRC.unpack_from(stored, length)[0] != masked_crc(example):
+        file = self._files[number]
+        example, stored_crc = os.pread(file, length, offset), os.pread(file, CRC_BYTES, offset + length)
+        if len(example) < length or stored_crc != _CRC.pack(masked_crc(example)):
             raise self._corrupt(number, record, offset, "its checksum does not fit its bytes")
         return example
-
-    def _bytes(self, number: int, offset: int, length: int) -> bytes:
-        return os.pread(self._files[number], length, offset)
 
     def _corrupt(self, number: int, record: int, offset: int, what: str) -> CorruptRecord:
         shard = self.shards[number].name
@@ -131,15 +128,22 @@ def _local(store: Store, name: str, crc32c: int) -> Path:
     path = store.local_path(name)
     if path is not None:
         return path
-    folder = Path(tempfile.gettempdir(), f"convoy-shards-{os.getuid()}", f"{masked_crc(store.url.encode()):08x}")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / f"{crc32c:08x}-{name}"
+    path = _cache_folder() / f"{masked_crc(store.url.encode()):08x}-{crc32c:08x}-{name}"
     if not path.exists():
         store.get_file(name, path)
         if _file_crc(path) != crc32c:
             path.unlink()
             raise CorruptRecord(f"{store.url}/{name}: its checksum is not the manifest's - prepare the set again")
     return path
+
+
+def _cache_folder() -> Path:
+    """Where this user's copies are; a folder that somebody else has made there is not trusted."""
+    folder = Path(tempfile.gettempdir(), f"convoy-shards-{os.getuid()}")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise StoreError(f"{folder}: belongs to another user - remove it, or set TMPDIR to a folder of your own")
+    return folder
 
 
 def _file_crc(path: Path) -> int:

@@ -20,6 +20,7 @@ from data_pipeline.order import BatchShape, place_to_example
 from data_pipeline.pipeline import evaluation_dataset, training_dataset
 from data_pipeline.reader import RecordReader
 from data_pipeline.records import CorruptRecord, decode
+from storage.local import LocalStore
 
 Prepare = Callable[..., Manifest]
 Element = dict[str, np.ndarray]
@@ -252,6 +253,29 @@ def test_an_index_that_points_elsewhere_is_named(damaged: Manifest) -> None:
     for record in (3, 4):
         with pytest.raises(CorruptRecord, match=f"corrupt record {record} "):
             RecordReader(damaged, "train").read(np.array([record]))
+
+
+# far away
+
+
+def test_shards_far_away_are_copied_once_and_verified(
+    damaged: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = RecordReader(damaged, "train").read(np.arange(30))
+    fetched: list[str] = []
+    get_file = LocalStore.get_file
+    monkeypatch.setattr(LocalStore, "local_path", lambda self, name: None)
+    monkeypatch.setattr(
+        LocalStore, "get_file", lambda self, name, path: fetched.append(name) or get_file(self, name, path)
+    )
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "cache"))
+    for _ in range(2):
+        assert RecordReader(damaged, "train").read(np.arange(30)) == near
+    assert len(fetched) == 4  # two shards, two indexes
+    path = Path(damaged.url, damaged.splits["test"].shards[0].name)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(CorruptRecord, match=rf"{path.name}: its checksum is not the manifest's"):
+        RecordReader(damaged, "test")
 
 
 # a process that uses it
