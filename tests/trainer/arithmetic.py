@@ -1,8 +1,10 @@
 """Trainings of ten steps on real digits, by our step and by plain Keras: what the tests of law 1 compare.
 
-Also a program: one worker of several runs every case under MultiWorkerMirrored and the chief writes the weights down.
+Also a program, for what needs a process of its own: every case of a group under one strategy, the weights of each replica
+that the process has written to FOLDER.
 
-    TF_CONFIG=... python -m tests.trainer.arithmetic OUT.npz
+    python -m tests.trainer.arithmetic FOLDER mirrored 4
+    TF_CONFIG=... python -m tests.trainer.arithmetic FOLDER workers 2
 """
 
 import dataclasses
@@ -59,6 +61,8 @@ CASES = {
     "synchronized-accumulated": Case(batch_norm=BatchNormSync.synchronized, accumulation=4),
     "loss-scale": Case(ADAM, precision=Precision.mixed_float16),
 }
+AVERAGED = Case(batch_norm=BatchNormSync.average)
+FOR_FOUR = ("sgd", "adam-accumulated", "class-weights", "short-batch", "synchronized-batch-norm")
 
 
 def digits(short: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -148,9 +152,9 @@ def by_convoy(case: Case, strategy: tf.distribute.Strategy, first_replica: int, 
     return model
 
 
-def weights_of(model: keras.Model) -> dict[str, np.ndarray]:
-    """Every variable of a model by name, from its first replica."""
-    return {variable.path: copies_of(variable)[0].numpy() for variable in model.variables}
+def weights_of(model: keras.Model, replica: int = 0) -> dict[str, np.ndarray]:
+    """Every variable of a model by name, as one of this process's replicas has it."""
+    return {variable.path: copies_of(variable)[replica].numpy() for variable in model.variables}
 
 
 def copies_of(variable: keras.Variable) -> list[tf.Variable]:
@@ -159,19 +163,38 @@ def copies_of(variable: keras.Variable) -> list[tf.Variable]:
     return list(copies) if isinstance(copies, tuple) else [variable.value]
 
 
+def cases_of(number: int) -> dict[str, Case]:
+    """The cases of a group of `number` replicas: all for one and two, the telling ones for four."""
+    if number <= 2:
+        return CASES | {"averaged-batch-norm": AVERAGED}
+    return {name: CASES[name] for name in FOR_FOUR} | {"averaged-batch-norm": AVERAGED}
+
+
+def strategy_of(kind: str, number: int) -> tf.distribute.Strategy:
+    """Mirrored over logical CPUs of this process, or MultiWorkerMirrored over processes."""
+    if kind == "mirrored":
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * number)
+        return tf.distribute.MirroredStrategy([f"CPU:{device}" for device in range(number)])
+    ring = tf.distribute.experimental.CommunicationImplementation.RING
+    options = tf.distribute.experimental.CommunicationOptions(implementation=ring)
+    return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+
+
 def main() -> None:
-    """One worker of several: every case, then the weights of rank R into OUT.npz.R."""
-    rank = tf.distribute.cluster_resolver.TFConfigClusterResolver().task_id
-    options = tf.distribute.experimental.CommunicationOptions(
-        implementation=tf.distribute.experimental.CommunicationImplementation.RING
-    )
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
-    found = {}
-    for name, case in {**CASES, "averaged-batch-norm": Case(batch_norm=BatchNormSync.average)}.items():
-        model = by_convoy(case, strategy, rank, 1)
-        found |= {f"{name}:{path}": value for path, value in weights_of(model).items()}
+    """One process of a group."""
+    folder, kind, number = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    strategy = strategy_of(kind, number)
+    local = number if kind == "mirrored" else 1
+    rank = 0 if kind == "mirrored" else tf.distribute.cluster_resolver.TFConfigClusterResolver().task_id
+    found: list[dict[str, np.ndarray]] = [{} for _ in range(local)]
+    for name, case in cases_of(number).items():
+        model = by_convoy(case, strategy, rank * local, local)
         assert len(batch_norms(model)) == (2 if case.batch_norm else 0)
-    np.savez(Path(f"{sys.argv[1]}.{rank}.npz"), **found)
+        for replica in range(local):
+            found[replica] |= {f"{name}:{path}": value for path, value in weights_of(model, replica).items()}
+    for replica in range(local):
+        np.savez(folder / f"{rank * local + replica}.npz", **found[replica])
 
 
 if __name__ == "__main__":

@@ -81,12 +81,14 @@ def test_the_files_are_safetensors(run: RunDir) -> None:
 
 
 def test_odd_arrays_come_back(run: RunDir) -> None:
-    """Transposed, strided and big-endian arrays are stored by their values."""
+    """Transposed, strided and big-endian arrays are stored by their values, and come back aligned."""
     base = np.arange(24, dtype="int32").reshape(4, 6)
     arrays = {"transposed": base.T, "strided": base[::2, ::3], "big": base.astype(">i4")}
+    arrays |= {"a flag": np.array(True), "every third": np.arange(9.0)[::3]}
     save(run, 1, arrays, {}, 0)
     got = load(run, 1)[0]
     assert all(np.array_equal(got[name], array) for name, array in arrays.items())
+    assert all(array.flags.aligned for array in got.values())
 
 
 def test_a_dtype_without_a_code_is_named() -> None:
