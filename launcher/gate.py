@@ -34,7 +34,7 @@ def connected(cluster: ClusterSpec) -> Iterator[Placement]:
         with importlib.import_module("launcher.connect").own_ray(ray_cpus(placement, host), host.gpus):
             yield placement
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet()
     connect = importlib.import_module("launcher.connect")
     with connect.running_ray(cluster.address):
         yield place(cluster, connect.hosts(), own_ray=False)
@@ -58,8 +58,15 @@ def prepare_own_ray() -> None:
         dict.fromkeys([ROOT, *os.environ.get("PYTHONPATH", ROOT).split(os.pathsep)])
     )
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # Ray would run its workers, and their children, at nice 15
+    quiet()
+    # Ray would run its workers, and their children, at nice 15. It spells the name like this.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     os.environ["RAY_AUTH_MODE"] = "token"
     # Without a token in the environment Ray would leave one in the home directory.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def quiet() -> None:
+    """No reports home, and no words of Ray's own between ours: what a raylet has to say of dead workers, we say."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"] = "."

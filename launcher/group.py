@@ -37,6 +37,7 @@ class Group:
         self._agents = [self._new_agent(rank) for rank in range(placement.num_workers)]
         self._polls: dict[ray.ObjectRef, int] = {}
         self._statuses: dict[int, WorkerStatus] = {}
+        self._seen: set[int] = set()  # agents that have reported; nobody waits for the others
 
     def gather(self) -> list[AgentReport]:
         """Every agent's report, by rank. Dead agents are replaced. Raises Absent with the names of the missing."""
@@ -106,8 +107,9 @@ class Group:
 
     def close(self) -> None:
         """Kill the children, let the logs be uploaded, kill the agents, and give the resources back."""
-        calls = [agent.close.remote() for agent in self._agents]
-        ray.wait(calls, num_returns=len(calls), timeout=UPLOAD_S)
+        calls = [self._agents[rank].close.remote() for rank in self._seen]
+        if calls:
+            ray.wait(calls, num_returns=len(calls), timeout=UPLOAD_S)
         for agent in self._agents:
             ray.kill(agent)
         remove_placement_group(self._bundles)
@@ -125,6 +127,7 @@ class Group:
     ) -> None:
         try:
             reports[rank] = ray.get(call)
+            self._seen.add(rank)
         except RayError as error:
             deaths.setdefault(rank, []).append(f"its agent died ({_cause(error)})")
             self._agents[rank] = self._new_agent(rank)

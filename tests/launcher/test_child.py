@@ -1,0 +1,184 @@
+"""A child's two kinds, watched: started, told, ended. Real processes, no Ray, no TensorFlow."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from launcher.messages import Order, Standby, WorkerStatus
+from launcher.watch import Watch
+from storage.run_dir import RunDir
+from tests.launcher.conftest import HERE, lives
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> Callable[..., Order]:
+    def make(behaviour: str, **fields: object) -> Order:
+        env = {"FAKE": behaviour, "FAKE_DIR": str(tmp_path), "PYTHONPATH": str(HERE), "CUDA_VISIBLE_DEVICES": "-1"}
+        return Order("fake_worker", ("--job", "J"), str(tmp_path), "x", "attempts/01/rank_0.log", env, **fields)
+
+    return make
+
+
+def watch(order: Order, standby: Standby | None = None) -> Watch:
+    return Watch(0, order, standby, RunDir(order.root_url, order.run_id))
+
+
+def until(
+    watched: Watch, is_so: Callable[[WorkerStatus], object], timeout_s: float = 20.0
+) -> tuple[WorkerStatus, list]:
+    """The first status that fits, and all events up to it."""
+    events, deadline = [], time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        status = watched.poll(0.1)
+        events += status.events
+        if is_so(status):
+            return status, events
+    raise AssertionError(f"never: {status}")
+
+
+def has_ended(status: WorkerStatus) -> bool:
+    return status.ended
+
+
+def test_a_child_tells_and_ends(order, tmp_path):
+    status, events = until(watch(order("succeed")), has_ended)
+    assert (status.exit_code, status.step, status.first_step) == (0, 10, 1)
+    assert (status.result["metrics"], events[0]["event"]) == ({"test_accuracy": 0.9}, "hello")
+    assert (tmp_path / "x/attempts/01/rank_0.log").read_text() == "argv --job J\n"
+
+
+def test_a_refusal_keeps_its_words(order):
+    status, _ = until(watch(order("refuse")), has_ended)
+    assert (status.exit_code, status.error["message"]) == (78, "the batch does not fit")
+
+
+def test_the_end_of_a_log_can_be_asked_for(order):
+    watched = watch(order("user"))
+    until(watched, has_ended)
+    assert watched.tail(1) == ["Traceback: the last line of the log"]
+
+
+def test_stop_is_passed_on(order):
+    watched = watch(order("wait"))
+    until(watched, lambda status: status.step)
+    watched.send("stop")
+    status, _ = until(watched, has_ended)
+    assert (status.exit_code, status.progress["phase"]) == (75, "saving")
+
+
+def test_kill_returns_when_the_child_is_gone(order):
+    watched = watch(order("wait"))
+    status, _ = until(watched, lambda status: status.step)
+    watched.kill()
+    assert not lives(status.pid)
+    assert watched.poll(0).exit_code == -signal.SIGKILL
+
+
+def test_a_child_is_out_of_reach_of_the_terminal(order):
+    watched = watch(order("wait"))
+    status, _ = until(watched, lambda status: status.step)
+    assert os.getsid(status.pid) == status.pid != os.getsid(0)
+    watched.kill()
+
+
+def test_silence_is_counted_from_the_last_line(order):
+    watched = watch(order("hang"))
+    status, _ = until(watched, lambda status: status.step == 5)
+    status, _ = until(watched, lambda status: status.silent_s > 0.5)
+    assert not status.ended
+    watched.kill()
+
+
+def test_a_child_dies_with_the_process_that_started_it(order, tmp_path):
+    code = """
+import sys, time
+from launcher.messages import Order
+from launcher.watch import Watch
+from storage.run_dir import RunDir
+from tests.launcher.conftest import HERE, lives
+env = dict(FAKE='wait', FAKE_DIR=sys.argv[1], PYTHONPATH=sys.argv[2], CUDA_VISIBLE_DEVICES='-1')
+watch = Watch(0, Order('fake_worker', (), sys.argv[1], 'x', 'log', env), None, RunDir(sys.argv[1], 'x'))
+while not watch.poll(0.1).step: pass
+print(watch.poll(0).pid, flush=True); time.sleep(60)
+"""
+    arguments = [sys.executable, "-c", code, str(tmp_path), str(HERE)]
+    agent = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=HERE.parents[1])
+    with agent:
+        pid = int(agent.stdout.readline())
+        agent.kill()
+    deadline = time.monotonic() + 5
+    while lives(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not lives(pid)
+
+
+class FakeServer(threading.Thread):
+    """Speaks the standby server's protocol, and starts a fresh Python where the real one forks."""
+
+    def __init__(self, path: Path):
+        super().__init__(daemon=True)
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen()
+        self.standby = Standby(str(path), os.getpid())
+        self.requests: list[dict] = []
+        self.start()
+
+    def run(self) -> None:
+        connection, _ = self.listener.accept()
+        data, (control, progress, log), _, _ = socket.recv_fds(connection, 1 << 20, 3)
+        request = json.loads(data)
+        self.requests.append(request)
+        fds = {"CONVOY_CONTROL_FD": str(control), "CONVOY_PROGRESS_FD": str(progress)}
+        command = [sys.executable, str(HERE / "fake_worker.py"), *request["argv"]]
+        environ = os.environ | request["env"] | fds
+        child = subprocess.Popen(command, env=environ, stdout=log, pass_fds=(control, progress), cwd=request["cwd"])
+        for fd in (control, progress, log):
+            os.close(fd)
+        with connection, child:
+            connection.sendall(json.dumps({"pid": child.pid}).encode() + b"\n")
+            connection.sendall(json.dumps({"exit": child.wait()}).encode() + b"\n")
+
+
+def test_a_forked_child_is_like_a_cold_one(order, tmp_path):
+    server = FakeServer(tmp_path / "socket")
+    status, events = until(watch(order("succeed"), server.standby), has_ended)
+    assert (status.exit_code, status.step, events[0]["event"]) == (0, 10, "hello")
+    assert server.requests[0]["argv"] == ["--job", "J"]
+    assert (tmp_path / "x/attempts/01/rank_0.log").read_text() == "argv --job J\n"
+    server.listener.close()
+
+
+def test_a_forked_child_is_told_and_killed(order, tmp_path):
+    server = FakeServer(tmp_path / "socket")
+    watched = watch(order("wait"), server.standby)
+    status, _ = until(watched, lambda status: status.step)
+    watched.kill()
+    assert not lives(status.pid)
+    assert watched.poll(0).exit_code == -signal.SIGKILL
+    server.listener.close()
+
+
+def test_without_its_standby_server_a_child_starts_cold_and_says_so(order, tmp_path):
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    status, events = until(watch(order("succeed"), Standby(str(tmp_path / "nothing"), gone.pid)), has_ended)
+    assert status.exit_code == 0
+    assert "standby_gone" in [event["event"] for event in events]
+
+
+def test_waiting_for_a_standby_server_can_be_broken_off(order, tmp_path):
+    watched = watch(order("succeed"), Standby(str(tmp_path / "not yet"), os.getpid()))
+    begun = time.monotonic()
+    watched.kill()
+    assert watched.poll(0).exit_code == -signal.SIGKILL
+    assert time.monotonic() - begun < 2

@@ -1,0 +1,81 @@
+"""Words on the command line: what they make of the job, and how a wrong one is refused."""
+
+import pytest
+
+from conf.errors import BadSpec
+from conf.schema import Accelerator, JobSpec, Verb
+from launcher.compose import compose, known_keys, touched_parts
+
+
+def test_no_words_give_the_defaults():
+    asked = compose([])
+    assert asked.job.job is Verb.train
+    assert (asked.job.trainer.name, asked.job.data.name, asked.job.cluster.name) == ("convnet", "digits", "local")
+    assert asked.touched == frozenset()
+
+
+def test_groups_and_keys_reach_the_typed_job():
+    words = [
+        "cluster=2x4gpu",
+        "cluster.accelerator=cpu",
+        "trainer.steps=7",
+        "run_id=5",
+        "trainer.model.options.depth=3",
+    ]
+    job = compose(words).job
+    assert isinstance(job, JobSpec)
+    assert (job.cluster.workers, job.cluster.gpus_per_worker, job.cluster.accelerator) == (2, 4, Accelerator.cpu)
+    assert (job.trainer.steps, job.run_id, job.trainer.model.options["depth"]) == (7, "5", 3)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("trainer=xcepton", ["trainer=xcepton", "did you mean xception?"]),
+        ("experiment=nothing", ["experiment=nothing", "no such option"]),
+        ("trainer.stepz=3", ["trainer.stepz=3", "did you mean trainer.steps?"]),
+        ("trainerr=xception", ["no such key", "did you mean trainer?"]),
+        ("+trainer.colour=3", ["no such key"]),
+        ("~trainer", ["nothing can be taken away"]),
+        ("data@x=digits", ["groups stay where they are"]),
+        ("trainer.steps=many", ["trainer.steps=many", "must be a whole number or null"]),
+        ("trainer.steps=1,2", ["must be a whole number"]),
+        ("trainer.optimizer.learning_rate=1e-3x", ["must be a number"]),
+        ("resume=maybe", ["must be true or false"]),
+        ("trainer.precision=mixed_floot16", ["must be one of float32", "did you mean mixed_float16?"]),
+        ("job=trian", ["job=trian", "did you mean train?"]),
+        ("cluster", ["a word is group=option or key=value"]),
+    ],
+)
+def test_a_wrong_word_is_refused_with_the_nearest_spelling(word, said):
+    with pytest.raises(BadSpec) as refused:
+        compose(["seed=1", word])
+    for words in said:
+        assert words in str(refused.value)
+
+
+def test_all_wrong_keys_are_reported_at_once():
+    with pytest.raises(BadSpec) as refused:
+        compose(["trainer.stepz=3", "clutser=4gpu"])
+    assert len(refused.value.problems) == 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ([], set()),
+        (["trainer", "trainer.steps"], {"trainer"}),
+        (["data.augment.flip", "+seed"], {"data", "seed"}),
+        (["run_id"], {"run_id"}),
+    ],
+)
+def test_the_touched_parts_are_the_first_components(keys, expected):
+    assert touched_parts(keys) == expected
+
+
+def test_an_experiment_touches_everything():
+    assert {"data", "trainer", "seed", "cluster"} <= touched_parts(["experiment"])
+
+
+def test_every_key_of_the_schema_is_known():
+    assert {"run_id", "data.split.train", "trainer.model.dropout", "cluster.max_restarts"} <= set(known_keys())

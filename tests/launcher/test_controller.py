@@ -1,0 +1,159 @@
+"""The loop, one attempt after another, against a gang that follows a script. No Ray, no process."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from conf.schema import ClusterSpec
+from launcher import controller as controller_module
+from launcher.console import Console
+from launcher.controller import Controller, Outcome
+from launcher.interrupts import Interrupts
+from launcher.journal import STOP_REQUEST, Journal
+from launcher.messages import AgentReport, Order, WorkerStatus
+from launcher.rendezvous import Absent
+from storage.run_dir import RunDir
+
+REPORT = AgentReport(0, "host", "127.0.0.1", 1, 1, 2, (), {})
+
+
+def at(rank: int, step: int | None = None, code: int | None = None, **fields: object) -> WorkerStatus:
+    progress = {} if step is None else {"phase": "training", "step": step}
+    return WorkerStatus(rank, True, exit_code=code, progress=progress, first_step=None if step is None else 1, **fields)
+
+
+class ScriptedGang:
+    """Each attempt is a list of polls, each poll the statuses of the ranks. The last poll is repeated."""
+
+    def __init__(self, *attempts: Sequence[Sequence[WorkerStatus]] | Exception):
+        self.attempts = list(attempts)
+        self.polls: list[Sequence[WorkerStatus]] = []
+        self.log: list[str] = []
+
+    def gather(self) -> list[AgentReport]:
+        if isinstance(self.attempts[0], Exception):
+            raise self.attempts.pop(0)
+        return [REPORT]
+
+    def start(self, orders: Sequence[Order]) -> None:
+        self.log.append("start")
+        self.polls = list(self.attempts.pop(0))
+
+    def poll(self, timeout_s: float) -> Mapping[int, WorkerStatus]:
+        statuses = self.polls.pop(0) if len(self.polls) > 1 else self.polls[0]
+        return {status.rank: status for status in statuses}
+
+    def send(self, line: str) -> None:
+        self.log.append(line)
+
+    def kill(self) -> None:
+        self.log.append("kill")
+
+    def tail(self, rank: int, lines: int = 20) -> list[str]:
+        return [f"the log of rank {rank}"]
+
+
+class Setting:
+    """A controller, its run directory and the person who may interrupt it."""
+
+    def __init__(self, folder: Path, **cluster: object):
+        self.run_dir = RunDir(str(folder), "x")
+        self.interrupts = Interrupts()
+        self.cluster = ClusterSpec(**cluster)
+
+    def run(self, gang: ScriptedGang) -> Outcome:
+        order = Order("module", (), "", "", "")
+        console, journal = Console(), Journal(self.run_dir)
+        return Controller(self.cluster, gang, lambda *_: [order], journal, console, self.interrupts).run(1)
+
+    def kinds(self) -> list[str]:
+        return [event["kind"] for event in self.run_dir.events()]
+
+
+@pytest.fixture
+def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setting:
+    monkeypatch.setattr(controller_module, "STACKS_S", 0.0)
+    return Setting(tmp_path, hang_timeout_s=60, start_timeout_s=30)
+
+
+def test_success(setting):
+    found = setting.run(ScriptedGang([[at(0, 5), at(1, 5)], [at(0, 9, 0), at(1, 9)], [at(0, 9, 0), at(1, 9, 0)]]))
+    assert (found.state, found.attempts, found.step, found.exit_code) == ("succeeded", 1, 9, 0)
+
+
+def test_a_refusal_is_not_retried(setting):
+    gang = ScriptedGang([[at(0, code=78, error={"error_kind": "bad_spec", "message": "does not fit"})]])
+    found = setting.run(gang)
+    assert (found.state, found.exit_code, gang.log) == ("failed", 78, ["start", "kill"])
+    assert "does not fit" in found.reason
+
+
+def test_survivors_are_killed_and_a_new_attempt_is_made(setting):
+    gang = ScriptedGang([[at(0, 5), at(1, 5)], [at(0, 5), at(1, 5, -9)]], [[at(0, 9, 0), at(1, 9, 0)]])
+    found = setting.run(gang)
+    assert (found.state, found.attempts, gang.log) == ("succeeded", 2, ["start", "kill", "start", "kill"])
+    expected = ["attempt_started", "attempt_ended", "restart", "attempt_started", "attempt_ended"]
+    assert setting.kinds() == expected
+
+
+def test_restarts_end_at_the_budget_with_the_log_of_the_rank_that_died(tmp_path):
+    setting = Setting(tmp_path, max_restarts=1)
+    found = setting.run(ScriptedGang([[at(0), at(1, 4, -9)]], [[at(0), at(1, 6, -9)]]))
+    assert (found.state, found.attempts, found.exit_code, found.rank) == ("failed", 2, 1, 1)
+    assert found.log_tail == ["the log of rank 1"]
+
+
+def test_an_absent_worker_is_named(tmp_path):
+    found = Setting(tmp_path, max_restarts=0).run(ScriptedGang(Absent("1 of 2 workers did not report - rank 1: gone")))
+    assert (found.state, "rank 1: gone" in found.reason) == ("failed", True)
+
+
+@pytest.mark.parametrize(
+    ("started", "silent_s", "hangs"), [(True, 59, 0), (True, 61, 1), (False, 89, 0), (False, 91, 1)]
+)
+def test_silence_is_a_hang_only_after_its_time(setting, started, silent_s, hangs):
+    silent = at(1, 5 if started else None, silent_s=silent_s)
+    gang = ScriptedGang([[at(0, 5), silent], [at(0, 9, 0), at(1, 9, 0)]], [[at(0, 9, 0), at(1, 9, 0)]])
+    found = setting.run(gang)
+    assert (found.state, found.attempts) == ("succeeded", 1 + hangs)
+    assert gang.log.count("dump stacks") == hangs
+    assert setting.kinds().count("hang") == hangs
+
+
+@pytest.mark.parametrize("way", ["signal", "request"])
+def test_a_stop_is_passed_on_and_the_job_is_not_started_again(setting, way):
+    gang = ScriptedGang([[at(0, 5), at(1, 5)], [at(0, 6, 75), at(1, 6)], [at(0, 6, 75), at(1, 6, 75)]])
+    if way == "request":
+        setting.run_dir.write_json(STOP_REQUEST, {})
+    else:
+        setting.interrupts.request("SIGTERM")
+        setting.interrupts.reason = None  # it comes while the workers run
+        poll = gang.poll
+        gang.poll = lambda timeout_s: (setting.interrupts.request("SIGTERM"), poll(timeout_s))[1]
+    found = setting.run(gang)
+    assert (found.state, found.exit_code, found.step) == ("stopped", 75, 6)
+    assert gang.log == ["start", "stop", "kill"]
+    assert not setting.run_dir.store.exists(STOP_REQUEST)
+
+
+def test_grace_ends(tmp_path):
+    setting = Setting(tmp_path, grace_s=0.05)
+    setting.run_dir.write_json(STOP_REQUEST, {})
+    gang = ScriptedGang([[at(0, 5)]])
+    found = setting.run(gang)
+    assert (found.state, gang.log[-1]) == ("stopped", "kill")
+    assert "grace_s=0.05" in found.reason
+
+
+def test_a_worker_that_was_preempted_is_started_again_for_nothing(tmp_path):
+    gang = ScriptedGang([[at(0, 5, 75)]], [[at(0, 9, 0)]])
+    found = Setting(tmp_path, max_restarts=0).run(gang)
+    assert (found.state, found.attempts) == ("succeeded", 2)
+
+
+def test_what_workers_tell_is_written_down(setting):
+    event = {"event": "checkpoint_saved", "details": {"step": 5}}
+    setting.run(ScriptedGang([[at(0, 5, events=(event,))], [at(0, 9, 0)]]))
+    told = [event for event in setting.run_dir.events() if event["kind"] == "checkpoint_saved"]
+    assert [(event["attempt"], event["rank"], event["details"]) for event in told] == [(1, 0, {"step": 5})]

@@ -1,0 +1,172 @@
+"""The whole command with fake workers: what it says, what its exit code is, and that nothing is left of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.launcher.conftest import HERE, living
+
+ROOT = HERE.parents[1]
+
+
+class Command:
+    """`python fake_driver.py ...` in a folder of its own, whose temp dir is its own too."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.temp = Path(tempfile.mkdtemp(prefix="ct-"))  # short: Ray's sockets lie in there
+        data = folder / "data"
+        data.mkdir()
+        manifest = {"splits": {"train": {"num_examples": 640, "shards": [1]}}}
+        (data / "manifest.json").write_text(json.dumps(manifest))
+        self.words = [f"storage.root={folder}/runs", "run_id=x", "data=tfrecord", f"data.path={data}", "cluster=2cpu"]
+        self.environ = os.environ | {
+            "FAKE_DIR": str(folder),
+            "TMPDIR": str(self.temp),
+            "HOME": str(folder),
+            "PYTHONPATH": f"{HERE}:{ROOT}",
+        }
+
+    def start(self, behaviour: str, *words: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, str(HERE / "fake_driver.py"), *self.words, "cluster.standby=off", *words]
+        environ = self.environ | {"FAKE": behaviour}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=environ, cwd=self.folder, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+
+    def run(self, behaviour: str, *words: str) -> tuple[int, str]:
+        with self.start(behaviour, *words) as process:
+            said, _ = process.communicate(timeout=90)
+            return process.returncode, said
+
+    def outcome(self) -> dict:
+        return json.loads((self.folder / "runs/x/outcome.json").read_text())
+
+    def left(self) -> tuple[list, list]:
+        """Processes and temporary files that are still there a moment later."""
+        eventually(lambda: not living(str(self.folder)))
+        return living(str(self.folder)), list(self.temp.iterdir())
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Command]:
+    command = Command(tmp_path)
+    yield command
+    for process in living(str(tmp_path)):
+        process.kill()
+    subprocess.run(["rm", "-rf", str(command.temp)], check=True)
+
+
+def eventually(is_so: Callable[[], object], timeout_s: float = 30.0) -> object:
+    deadline = time.monotonic() + timeout_s
+    while not (found := is_so()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+def addresses(processes: list[psutil.Process]) -> set[str]:
+    """Where these processes listen."""
+    found = set()
+    for process in processes:
+        for connection in process.net_connections("inet"):
+            if connection.status == psutil.CONN_LISTEN:
+                found.add(connection.laddr.ip.removeprefix("::ffff:"))
+    return found
+
+
+def test_a_job_succeeds_on_loopback_and_leaves_nothing_behind(command):
+    process = command.start("wait")
+    assert eventually((command.folder / "seen_1").exists)
+    mine = living(str(command.folder))
+    assert len(mine) > 6  # Ray's, the agents, the workers
+    assert addresses(mine) == {"127.0.0.1"}
+    code, said = command.run("wait")  # a second driver, while the first one lives
+    assert (code, "is driving this run" in said) == (78, True)
+    code, said = command.run("wait", "job=stop")
+    assert (code, "asked run x" in said) == (0, True)
+    said, _ = process.communicate(timeout=60)
+    assert (process.returncode, command.outcome()["state"]) == (75, "stopped")
+    assert "go on with:" in said and "run_id=x" in said
+    assert command.left() == ([], [])
+    assert not (command.folder / ".ray").exists()
+
+    assert command.run("succeed")[0] == 0  # goes on, and ends
+    assert command.outcome() == {"state": "succeeded", "attempts": 2, "step": 10, "reason": "done"}
+    code, said = command.run("succeed")
+    assert (code, "run x is finished" in said) == (0, True)
+    code, said = command.run("succeed", "job=status")
+    assert (code, "succeeded" in said) == (0, True)
+    assert command.left() == ([], [])
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(command):
+    process = command.start("wait")
+    assert eventually((command.folder / "seen_1").exists)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert (process.returncode, command.outcome()["state"]) == (130, "stopped")
+    assert f"run_id=x storage.root={command.folder}/runs" in said
+    assert "Traceback" not in said
+    assert command.left() == ([], [])
+
+
+def test_a_killed_driver_leaves_no_process_and_the_next_one_sweeps_its_files(command):
+    process = command.start("wait")
+    assert eventually((command.folder / "seen_1").exists)
+    process.kill()
+    process.communicate()
+    processes, files = command.left()
+    assert processes == []
+    assert files  # nobody was left to remove them
+    assert command.run("succeed")[0] == 0
+    assert command.left() == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["cluster=4gpu"], "cluster.accelerator=cpu"),
+        (["cluster.workers=999"], "cluster.workers=999"),
+        (["trainer.stepz=1"], "did you mean trainer.steps?"),
+        (["trainer.global_batch_size=63"], "64"),
+        (["--colour"], "there is no such flag"),
+        (["job=evaluate", "run_id=nothing"], "no such run"),
+    ],
+)
+def test_refusals_are_quick_and_leave_nothing(command, words, said):
+    begun = time.monotonic()
+    environ = command.environ | {"CUDA_VISIBLE_DEVICES": "", "FAKE": "succeed"}
+    line = [sys.executable, "-X", "importtime", str(ROOT / "launcher/run.py"), *command.words, *words]
+    done = subprocess.run(line, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    answer = "\n".join(row for row in done.stderr.splitlines() if not row.startswith("import time:"))
+    assert (done.returncode, said in answer, "Traceback" in answer) == (78, True, False)
+    assert time.monotonic() - begun < 10
+    for module in ("ray", "tensorflow", "keras"):
+        assert f"| {module}\n" not in done.stderr
+    assert not (command.folder / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["dry_run=true"], "MultiWorkerMirroredStrategy"),
+        (["--help"], "trainer"),
+        (["--version"], "convoy"),
+        (["--cfg", "job"], "global_batch_size"),
+    ],
+)
+def test_what_starts_nothing_answers_without_ray(command, words, expected):
+    line = [sys.executable, "-X", "importtime", str(ROOT / "launcher/run.py"), *command.words, *words]
+    done = subprocess.run(line, env=command.environ, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, expected in done.stdout) == (0, True)
+    for module in ("ray", "tensorflow", "keras"):
+        assert f"| {module}\n" not in done.stderr
+    assert not (command.folder / "runs").exists()

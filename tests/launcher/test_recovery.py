@@ -1,0 +1,88 @@
+"""The policy as a table: how attempts ended in, what to do out."""
+
+import pytest
+
+from launcher.messages import WorkerStatus
+from launcher.recovery import Action, Ending, Kind, back_off_s, decide, diagnose
+
+KILLED = Ending(Kind.infrastructure, rank=1, exit_code=-9, step=50, first_step=10, message="killed by signal 9")
+LATER = Ending(Kind.infrastructure, rank=1, exit_code=-9, step=60, first_step=10, message="killed by signal 9")
+LOST = Ending(Kind.infrastructure, message="1 of 2 workers did not report")
+PREEMPTED = Ending(Kind.preempted, rank=0, exit_code=75, step=50, first_step=10)
+PORT = Ending(Kind.port, rank=0, exit_code=1)
+STUCK = Ending(Kind.preempted, rank=0, exit_code=75)
+
+
+@pytest.mark.parametrize(
+    ("endings", "max_restarts", "action", "counted"),
+    [
+        ([Ending(Kind.done)], 0, Action.finish, False),
+        ([Ending(Kind.stopped)], 0, Action.finish, False),
+        ([Ending(Kind.bad_spec, exit_code=78)], 9, Action.give_up, False),
+        ([Ending(Kind.user, exit_code=1)], 9, Action.give_up, False),
+        ([Ending(Kind.bad_data, exit_code=1)], 9, Action.give_up, False),
+        ([KILLED], 3, Action.restart, True),
+        ([KILLED], 0, Action.give_up, False),
+        ([KILLED, LATER, KILLED], 3, Action.restart, True),
+        ([KILLED, LATER, KILLED, LATER], 3, Action.give_up, False),
+        ([KILLED, KILLED], 9, Action.give_up, False),  # the same death at the same step
+        ([LOST, LOST], 9, Action.restart, True),  # outside of training nothing is said about the job
+        ([Ending(Kind.hang, rank=0, step=5, first_step=1)], 3, Action.restart, True),
+        ([Ending(Kind.out_of_memory, rank=0, exit_code=1)], 3, Action.restart, True),
+        ([Ending(Kind.unknown, rank=0, exit_code=1)], 3, Action.restart, True),
+        ([PREEMPTED] * 9, 0, Action.restart, False),
+        ([STUCK] * 21, 0, Action.give_up, False),
+        ([PORT] * 5, 0, Action.restart, False),
+        ([PORT] * 6, 0, Action.give_up, False),
+        ([KILLED, PREEMPTED, PORT, LATER], 2, Action.restart, True),  # free ones do not eat the budget
+    ],
+)
+def test_decisions(endings, max_restarts, action, counted):
+    decision = decide(endings, max_restarts)
+    assert (decision.action, decision.counted) == (action, counted)
+
+
+def test_the_same_death_twice_says_so():
+    assert "same death twice at step 50" in decide([KILLED, KILLED], 9).reason
+
+
+@pytest.mark.parametrize(
+    ("endings", "expected"),
+    [([KILLED], 0), ([LOST], 0), ([LOST] * 2, 1), ([LOST] * 3, 2), ([LOST] * 20, 30), ([LOST] * 5 + [KILLED], 0)],
+)
+def test_back_off_grows_only_while_nothing_is_gained(endings, expected):
+    assert back_off_s(endings) == expected
+
+
+def ended(rank: int, code: int, at: float, **fields: object) -> WorkerStatus:
+    return WorkerStatus(rank, started=True, exit_code=code, exit_time=at, **fields)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "kind", "rank"),
+    [
+        ([ended(0, 0, 2), ended(1, 0, 1)], Kind.done, None),
+        ([ended(0, 75, 2), ended(1, 75, 1)], Kind.preempted, 0),
+        ([ended(0, 75, 2), ended(1, 0, 1)], Kind.preempted, 0),
+        ([ended(0, 1, 2), ended(1, -9, 1)], Kind.infrastructure, 1),  # the first in time is the cause
+        ([ended(0, 1, 1), ended(1, 78, 2)], Kind.bad_spec, 1),  # a refusal explains the deaths beside it
+        ([ended(0, 1, 1, error={"error_kind": "user", "message": "x"})], Kind.user, 0),
+        ([ended(0, 1, 1, error={"error_kind": "bad_data", "message": "x"})], Kind.bad_data, 0),
+        ([ended(0, 1, 1, error={"error_kind": "user", "message": "Address already in use"})], Kind.port, 0),
+        ([ended(0, 1, 1)], Kind.unknown, 0),
+        ([WorkerStatus(0), WorkerStatus(1, lost="its agent died")], Kind.infrastructure, 1),
+    ],
+)
+def test_diagnosis(statuses, kind, rank):
+    ending = diagnose({status.rank: status for status in statuses}, stop_requested=False)
+    assert (ending.kind, ending.rank) == (kind, rank)
+
+
+def test_a_stop_that_was_asked_for_is_no_preemption():
+    assert diagnose({0: ended(0, 75, 1)}, stop_requested=True).kind is Kind.stopped
+
+
+def test_other_ranks_are_reported_after_the_first_cause():
+    lost_peer = ended(0, 1, 2, error={"error_kind": "infrastructure", "message": "peer is gone"})
+    ending = diagnose({0: lost_peer, 1: ended(1, -9, 1)}, stop_requested=False)
+    assert (ending.message, ending.others) == ("killed by signal 9", {0: "peer is gone"})

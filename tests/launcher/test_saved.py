@@ -1,0 +1,112 @@
+"""A run that exists: what may change, what may not, and how a difference is shown."""
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from conf.errors import BadSpec
+from launcher.compose import Asked, compose
+from launcher.lease import EXPIRES_S, LEASE, Lease, Owner, birth, is_alive
+from launcher.saved import existing_run, freeze, open_run, reconcile
+from storage.run_dir import RunDir
+
+SAVED = compose(["run_id=x", "trainer.steps=100", "data.image_size=8", "cluster=2cpu", "seed=3"]).job
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],  # nothing said: everything as it was
+        ["trainer.steps=100"],
+        ["trainer.steps=100", "data.image_size=8", "seed=3"],
+        ["cluster=4cpu"],
+        ["dry_run=true"],
+    ],
+)
+def test_a_run_goes_on_with_its_own_learning(words):
+    job = reconcile(SAVED, compose(words))
+    assert (job.trainer, job.data, job.seed) == (SAVED.trainer, SAVED.data, SAVED.seed)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trainer.steps=200"], ["trainer.steps=200", "begun with 100"]),
+        (["trainer.global_batch_size=32"], ["trainer.global_batch_size=32", "begun with 64", "trainer.steps=null"]),
+        (["trainer=xception"], ["trainer.name=xception", "begun with convnet"]),
+        (["data=mnist"], ["data.name=mnist", "data.image_size=null", "begun with 8"]),
+        (["seed=4"], ["seed=4", "begun with 3"]),
+        (["trainer.steps=100", "trainer.precision=mixed_bfloat16"], ["mixed_bfloat16", "begun with float32"]),
+    ],
+)
+def test_another_learning_is_refused_field_by_field(words, said):
+    with pytest.raises(BadSpec) as refused:
+        reconcile(SAVED, compose(words))
+    for text in said:
+        assert text in str(refused.value)
+    assert "another run_id" in str(refused.value)
+
+
+def test_the_cluster_comes_from_the_command_line_if_it_speaks_of_it_else_from_the_file():
+    assert reconcile(SAVED, compose(["seed=3"])).cluster == SAVED.cluster
+    assert reconcile(SAVED, compose(["cluster=4cpu"])).cluster.workers == 4
+
+
+def asked(tmp_path: Path, *words: str) -> Asked:
+    return compose([*words, f"storage.root={tmp_path}"])
+
+
+def test_a_new_run_is_frozen_once(tmp_path):
+    run_dir, job = open_run(asked(tmp_path, "trainer.steps=9"), "x")
+    freeze(run_dir, job)
+    freeze(run_dir, dataclasses.replace(job, cluster=SAVED.cluster))
+    assert open_run(asked(tmp_path), "x")[1].trainer.steps == 9
+    with pytest.raises(BadSpec, match="begun with 9"):
+        freeze(run_dir, dataclasses.replace(job, trainer=SAVED.trainer))
+
+
+def test_resume_false_refuses_a_run_that_exists(tmp_path):
+    freeze(*open_run(asked(tmp_path), "x"))
+    with pytest.raises(BadSpec, match="resume=false"):
+        open_run(asked(tmp_path, "resume=false"), "x")
+    assert open_run(asked(tmp_path, "resume=false"), "y")[1].run_id == "y"
+
+
+def test_a_verb_on_a_run_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(BadSpec, match="no such run"):
+        existing_run(asked(tmp_path, "run_id=x", "job=status"))
+
+
+def test_a_second_driver_is_refused_while_the_first_lives(tmp_path):
+    run_dir = RunDir(str(tmp_path), "x")
+    with Lease(run_dir), pytest.raises(BadSpec, match=f"process {os.getpid()} on"), Lease(run_dir):
+        pass
+    with Lease(run_dir):
+        assert run_dir.store.exists(LEASE)
+    assert not run_dir.store.exists(LEASE)
+
+
+def test_a_dead_drivers_lease_is_taken_over(tmp_path):
+    run_dir = RunDir(str(tmp_path), "x")
+    host, now = os.uname().nodename, time.time()
+    dead = Owner("n", host, os.getpid(), "not when this process was born", now)
+    run_dir.store.put(LEASE, json.dumps(dataclasses.asdict(dead)).encode())
+    with Lease(run_dir):
+        assert json.loads(run_dir.store.get(LEASE))["born"] == birth(os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("host", "born", "age_s", "expected"),
+    [
+        (os.uname().nodename, birth(os.getpid()), 9 * EXPIRES_S, True),  # here the process decides, not the clock
+        (os.uname().nodename, "0", 0, False),
+        ("elsewhere", "0", EXPIRES_S - 5, True),
+        ("elsewhere", "0", EXPIRES_S + 5, False),
+    ],
+)
+def test_who_is_alive(host, born, age_s, expected):
+    assert is_alive(Owner("n", host, os.getpid(), born, time.time() - age_s), time.time()) is expected
