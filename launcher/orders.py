@@ -32,7 +32,7 @@ class Orders:
         check_alike(reports)
         check_gpus(reports, self.placement)
         url = self._write_job(attempt)
-        argv = ("--job", url, "--attempt", str(attempt))
+        argv: tuple[str, ...] = ("--job", url, "--attempt", str(attempt))
         if self.job.job is not Verb.train:
             argv += ("--task", self.job.job.name)
         forked = self.standby is not None or wants_standby(self.job.cluster, self.placement.gpus > 0)

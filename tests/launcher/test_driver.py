@@ -134,7 +134,7 @@ def test_a_killed_driver_leaves_no_process_and_the_next_one_sweeps_its_files(com
     ("words", "said"),
     [
         (["cluster=4gpu"], "cluster.accelerator=cpu"),
-        (["cluster.workers=999"], "cluster.workers=999"),
+        (["cluster.workers=4096", "trainer.global_batch_size=4096"], "cluster.workers=4096"),
         (["trainer.stepz=1"], "did you mean trainer.steps?"),
         (["trainer.global_batch_size=63"], "64"),
         (["--colour"], "there is no such flag"),
