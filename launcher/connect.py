@@ -18,6 +18,7 @@ import ray
 
 from conf.errors import BadSpec
 from launcher.child import ROOT
+from launcher.gate import NoRay
 from launcher.lease import birth
 from launcher.placement import Host
 
@@ -104,7 +105,8 @@ def _start(folder: str, num_cpus: int, num_gpus: int) -> None:
             # Ray waits 30 s for its raylet, hard-coded; a loaded machine may need more.
             _stop(folder)
             if attempt == START_TRIES:
-                raise
+                first = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise NoRay(f"Ray did not start on this machine, tried {START_TRIES} times: {first}") from error
             logger.warning("Ray did not start in time, trying once more: %s", error)
 
 

@@ -9,6 +9,8 @@ from rich.console import Console as Rich
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 EVERY_S = 5.0
+#: Columns of a terminal that has room for steps and epochs too.
+WIDE = 110
 
 
 class Console:
@@ -54,15 +56,17 @@ class Console:
         self._said, self._unsaid = self._unsaid or self._said, None
 
     def _draw(self, told: Mapping[str, Any]) -> None:
+        is_wide = self._rich.width >= WIDE
         if self._bar is None:
-            texts = TextColumn("{task.description:<10}"), TextColumn("{task.fields[numbers]}")
-            self._bar = Progress(texts[0], BarColumn(), TaskProgressColumn(), texts[1], console=self._rich)
+            texts = TextColumn("{task.description}"), TextColumn("{task.fields[numbers]}")
+            middle = (BarColumn(30), TaskProgressColumn()) if is_wide else (BarColumn(10),)
+            self._bar = Progress(texts[0], *middle, texts[1], console=self._rich)
             self._bar.add_task("", numbers="", total=None)
             self._bar.start()
         done, total = counts(told)
-        task = self._bar.task_ids[0]
+        said = [*(position(told) if is_wide else []), *numbers(told)]
         phase = str(told.get("phase", ""))
-        self._bar.update(task, description=phase, completed=done, total=total, numbers=numbers(told))
+        self._bar.update(self._bar.task_ids[0], description=phase, completed=done, total=total, numbers="  ".join(said))
 
 
 def refuse(error: Exception) -> None:
@@ -77,30 +81,31 @@ def show(text: str) -> None:
 
 def progress_line(told: Mapping[str, Any]) -> str:
     """The plain line for places without a terminal."""
-    return f"{told.get('phase', '')}  {numbers(told)}".rstrip()
+    return "  ".join([str(told.get("phase", "")), *position(told), *numbers(told)])
 
 
 def counts(told: Mapping[str, Any]) -> tuple[int, int | None]:
     """How much is done, and of how much."""
-    return int(told.get("step") or told.get("done") or 0), told.get("steps") or told.get("total")
+    return int(told.get("step") or 0), told.get("steps")
 
 
-def numbers(told: Mapping[str, Any]) -> str:
-    """Loss, accuracy, speed and the time that is left, as far as they are known."""
-    words = []
+def position(told: Mapping[str, Any]) -> list[str]:
+    """Steps and epochs, as far as they are known."""
     done, total = counts(told)
-    if total:
-        words.append(f"{done}/{total}")
+    words = [f"{done}/{total}"] if total else []
     if told.get("epochs"):
-        words.append(f"epoch {told.get('epoch') or 0:.1f}/{told['epochs']:g}")
-    for name, form in (("loss", ".4f"), ("accuracy", ".4f")):
-        if told.get(name) is not None:
-            words.append(f"{name} {told[name]:{form}}")
+        words.append(f"epoch {told.get('epoch') or 0:.1f}/{told['epochs']:.4g}")
+    return words
+
+
+def numbers(told: Mapping[str, Any]) -> list[str]:
+    """Loss, accuracy, speed and the time that is left, as far as they are known."""
+    words = [f"{name} {told[name]:.4f}" for name in ("loss", "accuracy") if told.get(name) is not None]
     if told.get("examples_per_s"):
         words.append(f"{told['examples_per_s']:,.0f} examples/s")
     if told.get("eta_s") is not None:
         words.append(f"ETA {duration(told['eta_s'])}")
-    return "  ".join(words)
+    return words
 
 
 def duration(seconds: float) -> str:

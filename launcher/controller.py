@@ -88,7 +88,11 @@ class Controller:
         endings: list[Ending] = []
         attempt = first_attempt
         while True:
-            ending = self._attempt(attempt)
+            try:
+                ending = self._attempt(attempt)
+            except KeyboardInterrupt:
+                reason = "Ctrl-C twice: killed without saving; the last checkpoint stands"
+                return Outcome("stopped", attempt, self._step, reason, exit_codes.INTERRUPTED)
             endings.append(ending)
             decision = decide(endings, self._cluster.max_restarts)
             self._journal.event("attempt_ended", attempt, ending.rank, kind=ending.kind.value, reason=decision.reason)

@@ -24,6 +24,10 @@ def local_placement(cluster: ClusterSpec) -> Placement | None:
     return place(cluster, [this_machine()], own_ray=True) if cluster.address is None else None
 
 
+class NoRay(Exception):
+    """A Ray of our own could not be started."""
+
+
 @contextlib.contextmanager
 def connected(cluster: ClusterSpec) -> Iterator[Placement]:
     """Connect to Ray, our own or the one at `cluster.address`, and say where the workers go."""

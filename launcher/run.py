@@ -17,6 +17,7 @@ from conf.exit_codes import BAD_SPEC, FAILED, INTERRUPTED
 from launcher import flags, verbs
 from launcher.compose import compose
 from launcher.console import refuse
+from launcher.gate import NoRay
 from storage.store import StoreError
 
 
@@ -37,7 +38,7 @@ def run(words: Sequence[str]) -> int:
     except BadSpec as error:
         refuse(error)
         return BAD_SPEC
-    except StoreError as error:
+    except (StoreError, NoRay) as error:
         refuse(error)
         return FAILED
     except KeyboardInterrupt:

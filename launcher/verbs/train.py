@@ -1,10 +1,13 @@
 """job=train: prepare what is not prepared, train, evaluate, export; or go on where the run stopped."""
 
 from conf import rules
+from conf.errors import BadSpec
+from conf.exit_codes import BAD_SPEC, INTERRUPTED
 from conf.schema import JobSpec
 from launcher.compose import Asked
 from launcher.console import Console, show
-from launcher.drive import Drive
+from launcher.controller import Outcome
+from launcher.drive import Drive, next_attempt
 from launcher.farewell import farewell
 from launcher.gate import local_placement
 from launcher.interrupts import interrupts
@@ -37,7 +40,15 @@ def _train(job: JobSpec, run_dir: RunDir) -> int:
         freeze(run_dir, job)
         journal.forget_stop()
         console.say(f"run {job.run_id} in {run_dir.url}")
-        found = Drive(job, run_dir, console, stopper).run()
+        try:
+            found = Drive(job, run_dir, console, stopper).run()
+        except BadSpec as error:
+            found = Outcome("failed", next_attempt(run_dir) - 1, 0, str(error), BAD_SPEC)
+        except KeyboardInterrupt:
+            found = Outcome(
+                "stopped", next_attempt(run_dir) - 1, 0, "Ctrl-C twice: nothing was running yet", INTERRUPTED
+            )
         journal.outcome(found.state, found.attempts, found.step, found.reason)
+    console.rest()
     console.say(farewell(job, run_dir, found))
     return found.exit_code
