@@ -25,6 +25,8 @@ from data_pipeline.python_calls import python_call
 from data_pipeline.reader import PLACEHOLDER, RecordReader
 
 Element = dict[str, tf.Tensor]
+#: Nothing here has Python branches for AutoGraph to convert, and looking for them takes most of a second.
+do_not_convert = tf.autograph.experimental.do_not_convert
 
 _ORDERED_AT_ONCE = 8192  # examples
 _STEPS_AT_ONCE = 64
@@ -110,6 +112,7 @@ def _ordered(order: BatchOrder, start_step: int) -> tf.data.Dataset:
     at_once = int(np.clip(_ORDERED_AT_ONCE // (rows * size), 1, _STEPS_AT_ONCE))
     end = np.iinfo(np.int64).max if order.num_steps is None else order.num_steps
 
+    @do_not_convert
     def batches(first: tf.Tensor) -> Element:
         call = partial(_call_order, order, at_once)
         types = [tf.int64, tf.float32, tf.float32, tf.float32]
@@ -146,6 +149,7 @@ def _gathered(
     """Pixels from memory, a batch at a time, which for small images is several times faster than one by one."""
     pixels, labels, weights, whole = _load(reader, data.channels, image_size, pixel_type)
 
+    @do_not_convert
     def element(batch: Element) -> Element:
         return {
             "image": augment_batch(tf.gather(pixels, batch["example"]), batch["draws"], augment),
@@ -161,12 +165,13 @@ def _gathered(
 def _load(reader: RecordReader, channels: int, image_size: int, pixel_type: tf.DType) -> tuple[tf.Tensor, ...]:
     """Every image of the split at its size, with labels, weights, and 0 for those that are corrupt, else 1."""
 
+    @do_not_convert
     def one(record: tf.Tensor) -> tuple[tf.Tensor, ...]:
         encoded, label, weight = parse(record)
         return tf.cast(resize(decode(encoded, channels), image_size), pixel_type), label, weight, _is_whole(record)
 
     examples = tf.data.Dataset.range(reader.num_examples).batch(_LOADED_AT_ONCE)
-    records = examples.map(partial(_read, reader), _READS_AT_ONCE).unbatch()
+    records = examples.map(do_not_convert(partial(_read, reader)), _READS_AT_ONCE).unbatch()
     parts = list(records.map(one, tf.data.AUTOTUNE).batch(_LOADED_AT_ONCE).with_options(_options()))
     return tuple(tf.concat(columns, 0) for columns in zip(*parts, strict=True))
 
@@ -192,12 +197,14 @@ def _streamed(
     """Pixels from the shards: the bytes of each batch are read by offset, images are decoded one by one in parallel."""
     size = batches.element_spec["example"].shape[0]
 
+    @do_not_convert
     def read(batch: Element) -> Element:
         everywhere = tf.fill([size], batch["batch_examples"])
         return {"record": _read(reader, batch["example"]), "mask": batch["mask"], "draws": batch["draws"]} | {
             "batch_examples": everywhere
         }
 
+    @do_not_convert
     def one(example: Element) -> Element:
         encoded, label, weight = parse(example["record"])
         if augment.crop_min_area < 1:
@@ -212,6 +219,7 @@ def _streamed(
         kept = {"mask": example["mask"] * _is_whole(example["record"]), "batch_examples": example["batch_examples"]}
         return {"image": image, "label": label, "weight": weight} | kept
 
+    @do_not_convert
     def element(batch: Element) -> Element:
         return batch | {"batch_examples": batch["batch_examples"][0]}
 

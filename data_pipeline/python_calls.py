@@ -30,7 +30,7 @@ class _Gate:
         with self._lock:
             self._last_call = time.monotonic()
             if self._closed:
-                raise RuntimeError("the process is ending")
+                raise StopIteration  # the one exception that TensorFlow does not log
             self._running += 1
         try:
             return function(*arguments)
