@@ -7,11 +7,12 @@ import keras
 import tensorflow as tf
 
 from conf import exit_codes
+from conf.errors import BadSpec
 from conf.schema import Verb
 from storage import run_dir as names
 from storage.run_dir import RunDir
 from trainer import actions
-from trainer.checkpoints import CheckpointWriter, newest_whole
+from trainer.checkpoints import CheckpointWriter, list_checkpoints, newest_whole
 from trainer.curves import Curves
 from trainer.evaluation import report
 from trainer.export import saved_model
@@ -69,9 +70,20 @@ def restore(session: Session, run: RunDir, progress: Progress | None) -> int:
         step = found.step
         if progress is not None:
             progress.resume(found.state["progress"])
-        session.channel.say("event", event="restored", details={"step": step})
+        session.channel.say("event", event="restored", details={"step": step, "broken": found.broken})
+    else:
+        refuse_broken(run)
     check_agreement(session, step)
     return step
+
+
+def refuse_broken(run: RunDir) -> None:
+    """Raise BadSpec where there are checkpoints but none is whole: to begin anew over them would lose what they hold."""
+    broken = [status for status in list_checkpoints(run, verify=True) if status.problem]
+    if broken:
+        law = f"none of its {len(broken)} checkpoints is whole: {broken[-1].problem}"
+        cure = f"restore {run.url}/{names.CHECKPOINTS} from a copy, or remove it to begin anew"
+        raise BadSpec.of("run_id", run.run_id, law, cure)
 
 
 def check_agreement(session: Session, step: int) -> None:

@@ -7,6 +7,7 @@ import argparse
 import json
 import logging
 import os
+import socket
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -64,6 +65,7 @@ def work(arguments: argparse.Namespace, run: RunDir, channel: Channel) -> int:
     if arguments.task:
         job.job = Verb[arguments.task]
     rules.check(job)
+    channel.say("event", event="worker_started", details={"pid": os.getpid(), "host": socket.gethostname()})
     channel.say("progress", phase="starting")
     if job.cluster.accelerator is Accelerator.cpu:
         tf.config.set_visible_devices([], "GPU")

@@ -33,7 +33,7 @@ def compare(name: str, found: dict[str, np.ndarray]) -> None:
     for path, value in expected.items():
         travelled = np.abs(value - begun[path]).max()
         # float16 is compared with float32: it has to end close by, not at the same place.
-        tolerance = TOLERANCE * np.abs(value).max() if exact else 0.1 * travelled
+        tolerance = TOLERANCE * np.abs(value).max() if exact else 0.2 * travelled
         difference = np.abs(found[path] - value).max()
         assert difference <= tolerance, f"{path} differs by {difference:.2g}, more than {tolerance:.2g}"
         # A training that changed nothing would equal any other.

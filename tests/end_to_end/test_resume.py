@@ -1,0 +1,123 @@
+"""Laws 4 and 10: a run that was interrupted equals one that was not, and nothing of it is lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+#: Batches of 32 of 1259 digits: 39 steps an epoch. Checkpoints and stops fall into the middle of epochs.
+JOB = (
+    "trainer.global_batch_size=32",
+    "trainer.accumulation_steps=2",
+    "trainer.steps=100",
+    "trainer.checkpoint_every_steps=30",
+    "trainer.steps_per_loop=5",
+    "trainer.model.options.batch_norm=true",
+    "data.augment.pad_crop=1",
+    "trainer.evaluate_at_end=false",
+    "trainer.export_at_end=false",
+)
+
+
+def weights(convoy, run_id: str, step: int) -> dict[str, np.ndarray]:
+    folder = convoy.runs / run_id / "checkpoints" / f"step_{step:08d}"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["step"] == step
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        found |= load_file(path)
+    assert any(name.startswith("optimizer/") for name in found)
+    return found
+
+
+def assert_same_bits(convoy, one: str, other: str, step: int = 100) -> None:
+    left, right = weights(convoy, one, step), weights(convoy, other, step)
+    assert left.keys() == right.keys()
+    differing = [name for name in left if not np.array_equal(left[name], right[name])]
+    assert not differing
+
+
+def curve(convoy, run_id: str, split: str) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(convoy.runs / run_id / "tensorboard" / split))
+    events.Reload()
+    return [(point.step, float(point.tensor_proto.float_val[0])) for point in events.Tensors("loss")]
+
+
+@pytest.fixture(scope="module")
+def calm(convoy):
+    """One uninterrupted run on one worker, one on two."""
+    convoy.run("run_id=calm1", *JOB)
+    convoy.run("run_id=calm2", "cluster=2cpu", *JOB)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_worker_is_replaced_and_the_end_is_the_same(calm, convoy, workers):
+    run_id = f"killed{workers}"
+    process = convoy.start(f"run_id={run_id}", f"cluster={workers}cpu", *JOB)
+    convoy.wait_for(run_id, "checkpoint_saved", process)
+    started = {event["rank"]: event["details"]["pid"] for event in convoy.events(run_id, "worker_started")}
+    os.kill(started[workers - 1], signal.SIGKILL)
+    said, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, said[-3000:]
+    outcome = convoy.json(run_id, "outcome.json")
+    assert outcome["state"] == "succeeded" and outcome["attempts"] >= 2
+    assert convoy.events(run_id, "restored")
+    assert_same_bits(convoy, run_id, f"calm{workers}")
+    for split in ("train", "validation"):
+        assert curve(convoy, run_id, split) == curve(convoy, f"calm{workers}", split)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_saves_and_the_same_command_goes_on_in_the_middle_of_an_epoch(calm, convoy, workers):
+    run_id = f"stopped{workers}"
+    process = convoy.start(f"run_id={run_id}", f"cluster={workers}cpu", *JOB)
+    convoy.wait_for(run_id, "checkpoint_saved", process)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 130, said[-3000:]
+    assert f"run_id={run_id}" in said
+    outcome = convoy.json(run_id, "outcome.json")
+    assert outcome["state"] == "stopped" and 30 <= outcome["step"] < 100
+    assert (convoy.runs / run_id / "checkpoints" / f"step_{outcome['step']:08d}" / "manifest.json").exists()
+    convoy.run(f"run_id={run_id}")
+    assert convoy.events(run_id, "restored")[0]["details"]["step"] == outcome["step"]
+    assert convoy.json(run_id, "outcome.json")["state"] == "succeeded"
+    assert_same_bits(convoy, run_id, f"calm{workers}")
+    assert curve(convoy, run_id, "train") == curve(convoy, f"calm{workers}", "train")
+
+
+def test_one_worker_goes_on_where_two_stopped(convoy):
+    """Without dropout and BatchNorm the number of workers is no part of the arithmetic."""
+    plain = (*JOB, "trainer.model.options.batch_norm=false", "trainer.model.dropout=0", "trainer.optimizer.name=sgd")
+    convoy.run("run_id=plain", *plain)
+    process = convoy.start("run_id=shrunk", "cluster=2cpu", *plain)
+    convoy.wait_for("shrunk", "checkpoint_saved", process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=100)
+    stopped = convoy.json("shrunk", "outcome.json")["step"]
+    assert 30 <= stopped < 100
+    convoy.run("run_id=shrunk", "cluster=1cpu")
+    assert convoy.events("shrunk", "restored")[0]["details"]["step"] == stopped
+    left, right = weights(convoy, "shrunk", 100), weights(convoy, "plain", 100)
+    assert left.keys() == right.keys()
+    for name, value in right.items():
+        np.testing.assert_allclose(left[name], value, rtol=0, atol=1e-5 * max(np.abs(value).max(), 1), err_msg=name)
+
+
+def test_a_worker_runs_alone_without_ray(calm, convoy):
+    """What a person starts under a debugger: the same job, the same bits, no launcher."""
+    folder = convoy.runs / "alone"
+    folder.mkdir()
+    (folder / "job.yaml").write_text((convoy.runs / "calm1" / "job.yaml").read_text().replace("run_id: calm1", "run_id: alone"))
+    line = [sys.executable, "-m", "trainer.worker", "--job", str(folder / "job.yaml")]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+    done = subprocess.run(line, cwd=convoy.repository, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "progress" in done.stdout and "loss=" in done.stdout
+    assert_same_bits(convoy, "alone", "calm1")
