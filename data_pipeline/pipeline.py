@@ -9,6 +9,7 @@ Elements (n examples of one replica, its first micro-batch first):
     weight float32 [n] of the example · batch_examples float32 [], real examples in the whole global batch
 """
 
+import os
 from functools import partial
 
 import numpy as np
@@ -97,6 +98,7 @@ def _options() -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = True
     options.threading.max_intra_op_parallelism = 1
+    options.threading.private_threadpool_size = len(os.sched_getaffinity(0))
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options
 

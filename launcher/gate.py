@@ -33,9 +33,10 @@ def connected(cluster: ClusterSpec) -> Iterator[Placement]:
     """Connect to Ray, our own or the one at `cluster.address`, and say where the workers go."""
     placement = local_placement(cluster)
     if placement is not None:
-        host = this_machine()
         prepare_own_ray()
-        with importlib.import_module("launcher.connect").own_ray(ray_cpus(placement, host), host.gpus):
+        with importlib.import_module("launcher.connect").own_ray(
+            ray_cpus(placement), placement.num_workers * placement.gpus
+        ):
             yield placement
         return
     quiet()

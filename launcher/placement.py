@@ -61,9 +61,12 @@ def place(cluster: ClusterSpec, hosts: Sequence[Host], own_ray: bool) -> Placeme
     return Placement(cluster.workers, cluster.cpus_per_worker, gpus, replicas, shares)
 
 
-def ray_cpus(placement: Placement, host: Host) -> int:
-    """How many CPUs a Ray of our own is told that this machine has."""
-    return max(math.ceil(host.cpus), math.ceil(placement.num_workers * placement.cpus))
+def ray_cpus(placement: Placement) -> int:
+    """How many CPUs a Ray of our own is told that this machine has: what the job asks for.
+
+    Ray starts a process for each of them in advance, and nobody else will use this Ray.
+    """
+    return math.ceil(placement.num_workers * placement.cpus)
 
 
 def _gpus_per_worker(cluster: ClusterSpec, hosts: Sequence[Host]) -> int:

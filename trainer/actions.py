@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import keras
+
 from conf.files import dump_job
 from storage import run_dir as names
 from storage.run_dir import RunDir
@@ -80,7 +82,7 @@ class TrainingCurves:
             values = {
                 "loss": window.mean_loss,
                 "accuracy": window.accuracy,
-                "learning_rate": float(self._session.optimizer.learning_rate),
+                "learning_rate": rate_of(self._session.optimizer),
                 "examples_per_s": window.examples / seconds,
                 "step_time_s": step_s,
                 "epoch": progress.epoch,
@@ -88,6 +90,12 @@ class TrainingCurves:
             self._curves.scalars(progress.step, values)
         progress.window = Window()
         self._since = time.perf_counter()
+
+
+def rate_of(optimizer: keras.optimizers.Optimizer) -> float:
+    """The learning rate of the next step; a schedule's, or a variable's that every replica has a copy of."""
+    rate = optimizer.learning_rate
+    return float(getattr(rate, "value", rate).numpy())
 
 
 class Evaluation:
@@ -107,7 +115,7 @@ class Evaluation:
             values = {
                 "loss": counts.loss,
                 "accuracy": counts.accuracy,
-                "learning_rate": float(self._session.optimizer.learning_rate),
+                "learning_rate": rate_of(self._session.optimizer),
                 "examples_per_s": counts.num_examples / seconds,
                 "step_time_s": seconds / max(steps, 1),
                 "epoch": progress.epoch,

@@ -44,7 +44,7 @@ def assert_same_bits(convoy, one: str, other: str, step: int = 100) -> None:
 
 
 def curve(convoy, run_id: str, split: str) -> list[tuple[int, float]]:
-    events = EventAccumulator(str(convoy.runs / run_id / "tensorboard" / split))
+    events = EventAccumulator(str(convoy.runs / run_id / "tensorboard" / split), {"tensors": 0})
     events.Reload()
     return [(point.step, float(point.tensor_proto.float_val[0])) for point in events.Tensors("loss")]
 

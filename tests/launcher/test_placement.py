@@ -86,7 +86,8 @@ def test_a_shape_that_does_not_fit_is_refused_with_numbers_and_a_cure(spec, host
 
 def test_our_own_ray_is_told_as_many_cpus_as_the_job_asks_for():
     four = place(ClusterSpec(workers=4, accelerator=CPU), LAPTOP, own_ray=True)
-    assert (ray_cpus(four, LAPTOP[0]), ray_cpus(four, SERVER[0])) == (4, 64)
+    assert ray_cpus(four) == 4
+    assert ray_cpus(place(ClusterSpec(), SERVER, own_ray=True)) == 1
 
 
 @pytest.mark.parametrize(
