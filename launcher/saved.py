@@ -11,7 +11,7 @@ from conf.files import dump_job, load_job
 from conf.schema import JobSpec, Verb
 from launcher.compose import Asked
 from storage.run_dir import JOB, OUTCOME, RunDir
-from storage.store import NotStored
+from storage.store import NotStored, StoreError
 
 #: What decides the learning. It is frozen when the run begins.
 FROZEN = ("data", "trainer", "seed")
@@ -55,6 +55,15 @@ def existing_run(asked: Asked) -> tuple[RunDir, JobSpec]:
         law = f"there is no such run in {asked.job.storage.root}"
         raise BadSpec.of("run_id", job.run_id, law, "check the name; storage.root says where runs are")
     return run_dir, job
+
+
+def check_writable(run_dir: RunDir, job: JobSpec) -> None:
+    """Refuse a storage root that nothing can be written to, before anything is started."""
+    try:
+        run_dir.store.check_writable()
+    except StoreError as error:
+        cure = "choose another with storage.root=..., or mend its permissions"
+        raise BadSpec.of("storage.root", job.storage.root, f"cannot be written to ({error})", cure) from error
 
 
 def freeze(run_dir: RunDir, job: JobSpec) -> None:

@@ -9,7 +9,7 @@ from launcher.farewell import failure_text
 from launcher.gate import local_placement
 from launcher.interrupts import interrupts
 from launcher.plan import plan
-from launcher.saved import new_run_id, open_run
+from launcher.saved import check_writable, new_run_id, open_run
 
 
 def run(asked: Asked) -> int:
@@ -23,6 +23,7 @@ def run(asked: Asked) -> int:
     if not needs_data(job):
         show(f"{job.data.name} is prepared already: {url}")
         return 0
+    check_writable(run_dir, job)
     console = Console()
     with interrupts() as stopper:
         found = Drive(job, run_dir, console, stopper).run()

@@ -14,7 +14,7 @@ from launcher.interrupts import interrupts
 from launcher.journal import Journal
 from launcher.lease import Lease
 from launcher.plan import plan
-from launcher.saved import freeze, new_run_id, open_run, outcome
+from launcher.saved import check_writable, freeze, new_run_id, open_run, outcome
 from storage.run_dir import RunDir
 
 
@@ -35,7 +35,7 @@ def run(asked: Asked) -> int:
 
 def _train(job: JobSpec, run_dir: RunDir) -> int:
     console, journal = Console(), Journal(run_dir)
-    run_dir.store.check_writable()
+    check_writable(run_dir, job)
     with interrupts() as stopper, Lease(run_dir):
         freeze(run_dir, job)
         journal.forget_stop()

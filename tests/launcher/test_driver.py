@@ -139,6 +139,8 @@ def test_a_killed_driver_leaves_no_process_and_the_next_one_sweeps_its_files(com
         (["trainer.global_batch_size=63"], "64"),
         (["--colour"], "there is no such flag"),
         (["job=evaluate", "run_id=nothing"], "no such run"),
+        (["storage.root=/proc/nowhere"], "storage.root=/proc/nowhere"),
+        (["storage.root=/proc/nowhere", "job=prepare", "data=digits"], "storage.root=/proc/nowhere"),
     ],
 )
 def test_refusals_are_quick_and_leave_nothing(command, words, said):
