@@ -1,7 +1,7 @@
 """Errors that are the user's to mend.
 
-    Problem             one thing that is wrong: field=value - the law - the cure
-    BadSpec             some problems, reported together; exit code 78, never retried
+Problem             one thing that is wrong: field=value - the law - the cure
+BadSpec             some problems, reported together; exit code 78, never retried
 """
 
 from collections.abc import Iterable

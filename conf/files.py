@@ -1,5 +1,7 @@
 """JobSpec <-> job.yaml. What is read is checked against the schema, like everything from outside."""
 
+from typing import cast
+
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -16,7 +18,9 @@ def load_job(text: str, origin: str) -> JobSpec:
     """The job that `text` describes. `origin` names the file in errors."""
     try:
         loaded = OmegaConf.merge(OmegaConf.structured(JobSpec), OmegaConf.create(text))
-        return OmegaConf.to_object(loaded)
+        return cast(JobSpec, OmegaConf.to_object(loaded))
     except (OmegaConfBaseException, ValueError) as error:
         first = str(error).splitlines()[0]
-        raise BadSpec.of("job", origin, f"this file is not a job: {first}", "restore it, or start a new run_id") from error
+        raise BadSpec.of(
+            "job", origin, f"this file is not a job: {first}", "restore it, or start a new run_id"
+        ) from error

@@ -9,6 +9,12 @@ def register() -> None:
     """Make `base_job` and `<group>/base` known to Hydra."""
     store = ConfigStore.instance()
     store.store(name="base_job", node=JobSpec)
-    groups = {"data": DataSpec, "trainer": TrainerSpec, "cluster": ClusterSpec, "storage": StorageSpec, "submit": SubmitSpec}
+    groups = {
+        "data": DataSpec,
+        "trainer": TrainerSpec,
+        "cluster": ClusterSpec,
+        "storage": StorageSpec,
+        "submit": SubmitSpec,
+    }
     for group, schema in groups.items():
         store.store(group=group, name="base", node=schema)

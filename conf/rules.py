@@ -29,7 +29,7 @@ def nearest(word: str, known: tuple[str, ...] | list[str]) -> str:
 
 
 def batch_multiples(job: JobSpec) -> int | None:
-    """What the global batch has to be a multiple of: workers x replicas x micro-batches; None until the hosts are seen."""
+    """What the global batch must be a multiple of: workers x replicas x micro-batches; None until hosts are seen."""
     replicas = job.cluster.gpus_per_worker
     if replicas is None:
         if job.cluster.accelerator is not Accelerator.cpu:
@@ -45,17 +45,24 @@ def batch_problem(batch: int, multiple: int, shape: str) -> Problem | None:
     below = batch // multiple * multiple
     candidates = [str(size) for size in (below, below + multiple) if size > 0]
     return Problem(
-        "trainer.global_batch_size", batch, f"must be a multiple of {multiple} ({shape})", f"nearest: {', '.join(candidates)}"
+        "trainer.global_batch_size",
+        batch,
+        f"must be a multiple of {multiple} ({shape})",
+        f"nearest: {', '.join(candidates)}",
     )
 
 
 def _names(job: JobSpec) -> list[Problem]:
     problems = []
     if job.run_id is not None and not RUN_ID.fullmatch(job.run_id):
-        law = "a run_id is letters, digits, '.', '_' and '-', begins with a letter or digit, and has at most 128 of them"
+        law = (
+            "a run_id is letters, digits, '.', '_' and '-', begins with a letter or digit, and has at most 128 of them"
+        )
         problems.append(Problem("run_id", job.run_id, law, "choose another name, such as run_id=first-try"))
     if job.run_id is None and job.job in ON_A_RUN:
-        problems.append(Problem("run_id", None, f"job={job.job.name} works on a run that exists", "name it: run_id=..."))
+        problems.append(
+            Problem("run_id", None, f"job={job.job.name} works on a run that exists", "name it: run_id=...")
+        )
     for field, word, known in (
         ("trainer.optimizer.name", job.trainer.optimizer.name, OPTIMIZERS),
         ("trainer.schedule.name", job.trainer.schedule.name, SCHEDULES),
@@ -64,7 +71,9 @@ def _names(job: JobSpec) -> list[Problem]:
             problems.append(Problem(field, word, "there is none of this name", nearest(word, known)))
     if job.trainer.class_weights not in (None, "balanced"):
         law = "class weights are null or balanced"
-        problems.append(Problem("trainer.class_weights", job.trainer.class_weights, law, "trainer.class_weights=balanced"))
+        problems.append(
+            Problem("trainer.class_weights", job.trainer.class_weights, law, "trainer.class_weights=balanced")
+        )
     return problems
 
 
@@ -107,10 +116,17 @@ def _data(data: DataSpec) -> list[Problem]:
     if data.channels not in (1, 3):
         problems.append(Problem("data.channels", data.channels, "images are grey (1) or RGB (3)", "data.channels=3"))
     if data.name in ("folder", "csv", "npz", "tfrecord") and data.path is None:
-        problems.append(Problem("data.path", None, f"data={data.name} reads from a path", f"data={data.name} data.path=DIR"))
+        problems.append(
+            Problem("data.path", None, f"data={data.name} reads from a path", f"data={data.name} data.path=DIR")
+        )
+    for name, count in (("data.memory_bytes", data.memory_bytes), ("data.max_corrupt", data.max_corrupt)):
+        if count < 0:
+            problems.append(Problem(name, count, "must be at least 0", f"{name}=0 switches it off"))
     if not 0 < data.augment.crop_min_area <= 1:
         law = "the smallest share of an image that a crop keeps is in (0, 1]"
-        problems.append(Problem("data.augment.crop_min_area", data.augment.crop_min_area, law, "1 switches cropping off"))
+        problems.append(
+            Problem("data.augment.crop_min_area", data.augment.crop_min_area, law, "1 switches cropping off")
+        )
     return problems
 
 

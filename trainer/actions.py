@@ -176,5 +176,3 @@ def every(session: Session, log_points: TrainingCurves, evaluation: Evaluation |
     if evaluation:
         actions.append(Every(trainer.eval_every_steps or an_epoch, evaluation, at_end=True))
     return [*actions, Every(trainer.checkpoint_every_steps, saving, at_end=True)]
-
-

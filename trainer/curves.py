@@ -1,7 +1,7 @@
 """TensorBoard's files: scalars and text, as one curve across any number of restarts.
 
-Written with TensorBoard's own writer, without TensorFlow. A restart says from which step on it goes, so that TensorBoard
-forgets what a dead attempt had drawn beyond it.
+Written with TensorBoard's own writer, without TensorFlow. A restart says from which step on it goes, so that
+TensorBoard forgets what a dead attempt had drawn beyond it.
 """
 
 import time
@@ -28,7 +28,9 @@ class Curves:
         """One point on each curve."""
         metadata = scalar_metadata.create_summary_metadata(display_name="", description="")
         points = [
-            summary_pb2.Summary.Value(tag=tag, metadata=metadata, tensor=tensor_util.make_tensor_proto(np.float32(value)))
+            summary_pb2.Summary.Value(
+                tag=tag, metadata=metadata, tensor=tensor_util.make_tensor_proto(np.float32(value))
+            )
             for tag, value in values.items()
         ]
         self._add(step, points)

@@ -1,8 +1,8 @@
 """The outer loop: it knows when; the step knows how; actions know what to do in between.
 
 The compiled loop takes some steps at a time. Between two calls Python wakes up to log, evaluate, save and look whether
-somebody wants to stop. Where it wakes up depends on absolute step numbers alone, so a resumed run does the same things at
-the same steps as one that was never interrupted.
+somebody wants to stop. Where it wakes up depends on absolute step numbers alone, so a resumed run does the same things
+at the same steps as one that was never interrupted.
 """
 
 import time

@@ -40,6 +40,6 @@ def make_objective(trainer: TrainerSpec, manifest: Manifest) -> Objective:
 
 
 def balanced_weights(counts: list[int]) -> tuple[float, ...]:
-    """num_examples / (num_classes * count) for each class, as scikit-learn's `balanced`; 0 for a class without examples."""
+    """num_examples / (num_classes * count) for each class, as scikit-learn's `balanced`; 0 for an empty class."""
     present = sum(count > 0 for count in counts)
     return tuple(sum(counts) / (present * count) if count else 0.0 for count in counts)

@@ -1,8 +1,8 @@
 """Keras optimizers which leave the reduction over replicas to `trainer/step.py`.
 
 A Keras optimizer sums the gradients of all replicas inside `apply`, after it has clipped them: each replica would clip
-its own share, and an overflow would be seen by one replica alone. The step needs the sum before that, so it reduces, and
-the optimizers made here do not: exactly one of the two may.
+its own share, and an overflow would be seen by one replica alone. The step needs the sum before that, so it reduces,
+and the optimizers made here do not: exactly one of the two may.
 """
 
 import keras

@@ -57,6 +57,7 @@ class Session:
         keras.utils.clear_session(free_memory=False)
         with self.strategy.scope():
             self._build()
+        self._evaluation_datasets: dict[str, tf.data.Dataset] = {}
         self.average_batch_norm = averaging(self.strategy, self.model)
 
     def _build(self) -> None:
@@ -95,13 +96,19 @@ class Session:
     def measure(self, split: str) -> Counts:
         """Evaluate `split` with the weights at hand. Every worker has to call it; all get the same counts."""
         self.average_batch_norm()
-        dataset = evaluation_dataset(
-            self.manifest, split, self.job.data, self.eval_shape, self.topology.replicas, self.image_size
-        )
+        dataset = self._evaluation_dataset(split)
         num_steps = evaluation_steps(self.manifest.splits[split].num_examples, self.eval_shape.global_batch_size)
         return self.evaluator.measure(
             dataset, num_steps, lambda done: self.channel.say("progress", phase="evaluating", done=done, of=num_steps)
         )
+
+    def _evaluation_dataset(self, split: str) -> tf.data.Dataset:
+        """Made once a split: small ones are decoded when they are made."""
+        if split not in self._evaluation_datasets:
+            self._evaluation_datasets[split] = evaluation_dataset(
+                self.manifest, split, self.job.data, self.eval_shape, self.topology.replicas, self.image_size
+            )
+        return self._evaluation_datasets[split]
 
     def examples(self, split: str) -> np.ndarray:
         """A few real images of `split`, as the model takes them: float32 [n, height, width, channels]."""
@@ -125,7 +132,9 @@ def lengths(job: JobSpec, manifest: Manifest) -> Lengths:
     an_epoch = steps_per_epoch(examples, trainer.global_batch_size, job.data.remainder)
     if an_epoch == 0:
         law = f"the training split has only {examples} examples"
-        raise BadSpec.of("trainer.global_batch_size", trainer.global_batch_size, law, "a smaller batch, or data.remainder=pad")
+        raise BadSpec.of(
+            "trainer.global_batch_size", trainer.global_batch_size, law, "a smaller batch, or data.remainder=pad"
+        )
     return Lengths(trainer.steps or (trainer.epochs or 0) * an_epoch, an_epoch)
 
 

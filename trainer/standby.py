@@ -9,6 +9,7 @@ ended, {"exit": code}, negative for a signal. An agent that closes its connectio
 """
 
 import argparse
+import contextlib
 import ctypes
 import gc
 import json
@@ -96,10 +97,8 @@ class ForkServer:
 
     def _forget(self, connection: socket.socket, last_word: dict[str, int]) -> None:
         self._selector.unregister(connection)
-        try:
+        with contextlib.suppress(OSError):  # The agent may have gone; then nobody wants to know.
             connection.sendall(json.dumps(last_word).encode() + b"\n")
-        except OSError:
-            pass  # The agent has gone; nobody wants to know.
         connection.close()
 
     def _hang_up(self, connection: object) -> None:
@@ -130,7 +129,9 @@ def become_worker(request: dict, fds: Sequence[int], parent: int) -> None:
 
 def main() -> None:
     """Listen until killed."""
-    parser = argparse.ArgumentParser(prog="python -m trainer.standby", description="Fork workers that need not import TensorFlow.")
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.standby", description="Fork workers that need not import TensorFlow."
+    )
     parser.add_argument("--socket", required=True, type=Path, help="where to listen (a Unix socket)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

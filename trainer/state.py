@@ -39,7 +39,9 @@ class TrainingState:
     def restore(self, tensors: dict[str, np.ndarray], origin: str) -> None:
         """Put the values of a checkpoint into the variables; BadSpec, with names and shapes, where they do not fit."""
         variables = self.variables()
-        problems = misfits({name: tuple(v.shape) for name, v in variables.items()}, {n: t.shape for n, t in tensors.items()})
+        problems = misfits(
+            {name: tuple(v.shape) for name, v in variables.items()}, {n: t.shape for n, t in tensors.items()}
+        )
         if problems:
             law = f"the checkpoint {origin} does not fit the model: {'; '.join(problems[:5])}"
             if len(problems) > 5:
@@ -55,7 +57,9 @@ def misfits(own: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]])
     problems = [f"{name} is missing" for name in own if name not in stored]
     problems += [f"{name} is not in the model" for name in stored if name not in own]
     shared = [name for name in own if name in stored]
-    problems += [f"{name} has shape {stored[name]}, not {own[name]}" for name in shared if own[name] != tuple(stored[name])]
+    problems += [
+        f"{name} has shape {stored[name]}, not {own[name]}" for name in shared if own[name] != tuple(stored[name])
+    ]
     return problems
 
 

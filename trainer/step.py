@@ -1,9 +1,9 @@
 """THE arithmetic: from a batch to an update, the same for any number of replicas and micro-batches.
 
-The gradient of a step is that of  sum_i(w_i * loss_i) / n + regularisation  over the n real examples of the *global* batch.
-Every replica adds up the gradients of its micro-batches, the sums of all replicas are added once, and what comes out is
-clipped and applied once. Nothing here depends on how many replicas there are, but for dropout masks and, where BatchNorm
-is not synchronized, the batches its statistics are taken over.
+The gradient of a step is that of  sum_i(w_i * loss_i) / n + regularisation  over the n real examples of the *global*
+batch. Every replica adds up the gradients of its micro-batches, the sums of all replicas are added once, and what comes
+out is clipped and applied once. Nothing here depends on how many replicas there are, but for dropout masks and, where
+BatchNorm is not synchronized, the batches its statistics are taken over.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,8 +24,8 @@ NUM_TOTALS = 4
 class TrainingStep:
     """A compiled loop of optimizer steps. Make it inside the strategy's scope, with a built optimizer.
 
-    `micro_batches` are taken one after the other in a `tf.while_loop`, or, where synchronized BatchNorm has to talk to the
-    other replicas inside of one, unrolled (`unroll`).
+    `micro_batches` are taken one after the other in a `tf.while_loop`, or, where synchronized BatchNorm has to talk to
+    the other replicas inside of one, unrolled (`unroll`).
     """
 
     def __init__(
@@ -143,7 +143,10 @@ class TrainingStep:
                 loss += tf.add_n([tf.cast(term, tf.float32) for term in self.model.losses]) / shares
             scaled = loss if self.loss_scale is None else loss * self.loss_scale.scale
         gradients = tape.gradient(scaled, variables)
-        dense = [tf.zeros(v.shape, v.dtype) if g is None else tf.convert_to_tensor(g) for g, v in zip(gradients, variables, strict=True)]
+        dense = [
+            tf.zeros(v.shape, v.dtype) if g is None else tf.convert_to_tensor(g)
+            for g, v in zip(gradients, variables, strict=True)
+        ]
         right = tf.cast(tf.argmax(logits, -1, tf.int32) == batch["label"], tf.float32) * batch["mask"]
         totals = tf.stack([loss, tf.reduce_sum(right), tf.reduce_sum(batch["mask"])])
         return dense, tf.cast(totals, tf.float64)
@@ -157,7 +160,9 @@ class TrainingStep:
         return gradients
 
 
-def _add(sums: tuple[list[tf.Tensor], tf.Tensor], more: tuple[list[tf.Tensor], tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor]:
+def _add(
+    sums: tuple[list[tf.Tensor], tf.Tensor], more: tuple[list[tf.Tensor], tf.Tensor]
+) -> tuple[list[tf.Tensor], tf.Tensor]:
     return [left + right for left, right in zip(sums[0], more[0], strict=True)], sums[1] + more[1]
 
 

@@ -25,7 +25,7 @@ def configure_devices(job: JobSpec, topology: Topology) -> None:
 
 
 def make_strategy(topology: Topology) -> tf.distribute.Strategy:
-    """MultiWorkerMirrored over workers, Mirrored over the devices of one, TensorFlow's default strategy for a single one."""
+    """MultiWorkerMirrored over workers, Mirrored over the devices of one, the default strategy for a single one."""
     if topology.num_workers > 1:
         implementations = tf.distribute.experimental.CommunicationImplementation
         implementation = implementations.NCCL if topology.on_gpu else implementations.RING

@@ -78,7 +78,7 @@ def restore(session: Session, run: RunDir, progress: Progress | None) -> int:
 
 
 def refuse_broken(run: RunDir) -> None:
-    """Raise BadSpec where there are checkpoints but none is whole: to begin anew over them would lose what they hold."""
+    """Raise BadSpec where there are checkpoints but none is whole: to begin anew would lose what they hold."""
     broken = [status for status in list_checkpoints(run, verify=True) if status.problem]
     if broken:
         law = f"none of its {len(broken)} checkpoints is whole: {broken[-1].problem}"
@@ -96,13 +96,15 @@ def check_agreement(session: Session, step: int) -> None:
 
     @tf.function
     def sums() -> tf.Tensor:
-        return session.strategy.reduce(tf.distribute.ReduceOp.SUM, session.strategy.run(lambda: tf.identity(own)), axis=None)
+        return session.strategy.reduce(
+            tf.distribute.ReduceOp.SUM, session.strategy.run(lambda: tf.identity(own)), axis=None
+        )
 
     total, squares = sums().numpy()
     if total != step * replicas or squares != float(step) ** 2 * replicas:
         raise Disagreement(
-            f"worker {session.topology.rank} restored step {step}, another worker a different one: storage.root must be "
-            "a folder that all hosts share, or a bucket"
+            f"worker {session.topology.rank} restored step {step}, another worker a different one: "
+            "storage.root must be a folder that all hosts share, or a bucket"
         )
 
 
@@ -123,7 +125,9 @@ def evaluate(session: Session, run: RunDir, step: int, split: str) -> dict[str, 
     if session.topology.is_chief:
         run.write_json(names.METRICS, report.metrics(split, step, session.manifest.classes, counts))
     found = {f"{split}_accuracy": counts.accuracy, f"{split}_loss": counts.loss}
-    session.channel.say("event", event="evaluated", details={"split": split, "num_examples": counts.num_examples, **found})
+    session.channel.say(
+        "event", event="evaluated", details={"split": split, "num_examples": counts.num_examples, **found}
+    )
     return found
 
 

@@ -1,6 +1,6 @@
 """The main of one worker process: what the launcher starts, and what a person starts under a debugger.
 
-    python -m trainer.worker --job runs/X/job.yaml
+python -m trainer.worker --job runs/X/job.yaml
 """
 
 import argparse
@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line of a worker."""
-    parser = argparse.ArgumentParser(prog="python -m trainer.worker", description="Run one worker of a job, without Ray.")
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.worker", description="Run one worker of a job, without Ray."
+    )
     parser.add_argument("--job", required=True, help="URL of the job.yaml in a run directory")
     parser.add_argument("--attempt", type=int, default=0, help="which try of the job this is")
     parser.add_argument("--task", choices=["train", "evaluate", "export"], help="instead of what the job says")
@@ -94,9 +96,10 @@ def kind_of(error: Exception) -> str:
     """The kind of a failure, for the launcher's policy: user, infrastructure, bad_data or out_of_memory."""
     if isinstance(error, tf.errors.ResourceExhaustedError | MemoryError):
         return "out_of_memory"
-    if isinstance(error, tf.errors.DataLossError):
+    if isinstance(error, tf.errors.DataLossError) or "corrupt record" in str(error):
         return "bad_data"
-    lost_peer = tf.errors.UnavailableError | tf.errors.AbortedError | tf.errors.CancelledError | tf.errors.DeadlineExceededError
+    errors = tf.errors
+    lost_peer = errors.UnavailableError | errors.AbortedError | errors.CancelledError | errors.DeadlineExceededError
     if isinstance(error, lost_peer | StoreError | OSError | tf.errors.InternalError):
         return "infrastructure"
     return "user"

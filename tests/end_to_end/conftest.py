@@ -23,7 +23,12 @@ class Command:
         """Begin; the caller waits."""
         line = [sys.executable, "launcher/run.py", f"storage.root={self.runs}", *words]
         return subprocess.Popen(
-            line, cwd=self.repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            line,
+            cwd=self.repository,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
         )
 
     def run(self, *words: str, expect: int = 0, timeout_s: float = 240) -> str:
@@ -44,7 +49,9 @@ class Command:
         events = [json.loads(line) for line in lines]
         return [event for event in events if kind in (None, event["kind"])]
 
-    def wait_for(self, run_id: str, kind: str, process: subprocess.Popen[str], timeout_s: float = 120) -> dict[str, Any]:
+    def wait_for(
+        self, run_id: str, kind: str, process: subprocess.Popen[str], timeout_s: float = 120
+    ) -> dict[str, Any]:
         """The first event of a kind."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline and process.poll() is None:

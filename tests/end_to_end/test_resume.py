@@ -114,7 +114,9 @@ def test_a_worker_runs_alone_without_ray(calm, convoy):
     """What a person starts under a debugger: the same job, the same bits, no launcher."""
     folder = convoy.runs / "alone"
     folder.mkdir()
-    (folder / "job.yaml").write_text((convoy.runs / "calm1" / "job.yaml").read_text().replace("run_id: calm1", "run_id: alone"))
+    (folder / "job.yaml").write_text(
+        (convoy.runs / "calm1" / "job.yaml").read_text().replace("run_id: calm1", "run_id: alone")
+    )
     line = [sys.executable, "-m", "trainer.worker", "--job", str(folder / "job.yaml")]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
     done = subprocess.run(line, cwd=convoy.repository, env=environment, capture_output=True, text=True, timeout=120)

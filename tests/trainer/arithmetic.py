@@ -1,7 +1,7 @@
 """Trainings of ten steps on real digits, by our step and by plain Keras: what the tests of law 1 compare.
 
-Also a program, for what needs a process of its own: every case of a group under one strategy, the weights of each replica
-that the process has written to FOLDER.
+Also a program, for what needs a process of its own: every case of a group under one strategy; writes the weights of each
+of the process's replicas to FOLDER.
 
     python -m tests.trainer.arithmetic FOLDER mirrored 4
     TF_CONFIG=... python -m tests.trainer.arithmetic FOLDER workers 2
@@ -36,7 +36,9 @@ CLASSES = 10
 class Case:
     """One training. `short` leaves out that many examples of the last batch."""
 
-    optimizer: OptimizerSpec = field(default_factory=lambda: OptimizerSpec(name="sgd", learning_rate=0.05, momentum=0.9))
+    optimizer: OptimizerSpec = field(
+        default_factory=lambda: OptimizerSpec(name="sgd", learning_rate=0.05, momentum=0.9)
+    )
     accumulation: int = 1
     class_weights: bool = False
     label_smoothing: float = 0.0
@@ -105,7 +107,9 @@ def by_keras(case: Case) -> dict[str, np.ndarray]:
     model.compile(optimizer, loss, jit_compile=False)
     images, labels = digits(case.short)
     weights = class_weights() if case.class_weights else None
-    model.fit(images, keras.utils.to_categorical(labels, CLASSES), BATCH, shuffle=False, class_weight=weights, verbose=0)
+    model.fit(
+        images, keras.utils.to_categorical(labels, CLASSES), BATCH, shuffle=False, class_weight=weights, verbose=0
+    )
     return weights_of(model)
 
 
@@ -121,7 +125,13 @@ def batches(case: Case, shape: BatchShape, replicas: range) -> Iterator[dict[str
             rows = step * BATCH + shape.rows(replica)
             real = mask[step * BATCH : (step + 1) * BATCH].sum(dtype=np.float32)
             ones = np.ones(len(rows), np.float32)
-            yield {"image": images[rows], "label": labels[rows], "mask": mask[rows], "weight": ones, "batch_examples": real}
+            yield {
+                "image": images[rows],
+                "label": labels[rows],
+                "mask": mask[rows],
+                "weight": ones,
+                "batch_examples": real,
+            }
 
 
 def by_convoy(case: Case, strategy: tf.distribute.Strategy, first_replica: int, local_replicas: int) -> keras.Model:

@@ -27,7 +27,9 @@ def start(group: tuple[str, int], folder: Path) -> tuple[list[subprocess.Popen],
     processes = []
     for rank in range(number if kind == "workers" else 1):
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"} | ({"TF_CONFIG": json.dumps(config)} if kind == "workers" else {})
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"} | (
+            {"TF_CONFIG": json.dumps(config)} if kind == "workers" else {}
+        )
         command = [sys.executable, "-m", "tests.trainer.arithmetic", str(folder), kind, str(number)]
         with (folder / f"{rank}.log").open("w") as log:
             processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))

@@ -47,7 +47,7 @@ class Evaluator:
         self._confusion = _summed([num_classes, num_classes], "evaluation_confusion")
 
     def measure(self, dataset: tf.data.Dataset, num_steps: int, beat: Callable[[int], None]) -> Counts:
-        """Go through `num_steps` batches of a dataset that every worker cuts its own shares from; `beat` hears the step."""
+        """Go through `num_steps` batches of a dataset of this worker's own shares; `beat` hears how far it is."""
         batches = self.strategy.distribute_datasets_from_function(
             lambda _: dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
         )

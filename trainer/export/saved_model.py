@@ -54,12 +54,14 @@ def export(
     """Write `model` to `folder` and return the largest difference of a probability over `images`.
 
     The model must belong to TensorFlow's default strategy. `images` is float32 [n, height, width, channels], `expected`
-    what the trained model says of them, float32 [n, classes]. Raises ExportError, and leaves what was in `folder` alone,
-    where the written model differs by more than `tolerance`.
+    what the trained model says of them, float32 [n, classes]. Raises ExportError, and leaves what was in `folder`
+    alone, where the written model differs by more than `tolerance`.
     """
     served = Served(model, classes)
     signatures = {
-        "serving_default": tf.function(served.pixels).get_concrete_function(tf.TensorSpec([None, *served.shape], tf.float32, "image")),
+        "serving_default": tf.function(served.pixels).get_concrete_function(
+            tf.TensorSpec([None, *served.shape], tf.float32, "image")
+        ),
         "serve_bytes": tf.function(served.files).get_concrete_function(tf.TensorSpec([None], tf.string, "encoded")),
     }
     fresh = folder.with_name(f"{folder.name}.part")
@@ -68,7 +70,9 @@ def export(
     difference = _difference(fresh, images, expected)
     if not difference <= tolerance:
         shutil.rmtree(fresh)
-        raise ExportError(f"the SavedModel's probabilities differ by {difference:.2g} from the model's, more than {tolerance:.2g}")
+        raise ExportError(
+            f"the SavedModel's probabilities differ by {difference:.2g} from the model's, more than {tolerance:.2g}"
+        )
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
     return difference

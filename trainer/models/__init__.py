@@ -33,7 +33,9 @@ def build_model(spec: ModelSpec, shape: tuple[int, int, int], num_classes: int) 
     Raises BadSpec for an unknown family, an unknown option and images that are too small.
     """
     if spec.name not in families():
-        raise BadSpec.of("trainer.model.name", spec.name, "there is no such model", rules.nearest(spec.name, families()))
+        raise BadSpec.of(
+            "trainer.model.name", spec.name, "there is no such model", rules.nearest(spec.name, families())
+        )
     if min(shape[:2]) < spec.min_image_size:
         law = f"{spec.name} cannot take images smaller than {spec.min_image_size} pixels"
         raise BadSpec.of("data.image_size", min(shape[:2]), law, f"data.image_size={spec.min_image_size}")

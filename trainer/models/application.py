@@ -35,7 +35,9 @@ def _load(body: keras.Model, backbone: Callable[..., keras.Model], spec: ModelSp
     """Put pretrained weights into `body`, by the order of its layers."""
     if spec.weights != "imagenet" and not Path(spec.weights).is_file():
         law = "there is no such file of weights"
-        raise BadSpec.of("trainer.model.weights", spec.weights, law, "give none, imagenet, or the path of a .weights.h5 file")
+        raise BadSpec.of(
+            "trainer.model.weights", spec.weights, law, "give none, imagenet, or the path of a .weights.h5 file"
+        )
     try:
         donor = backbone(include_top=False, weights=spec.weights, pooling="avg")
         donated = donor.get_weights()

@@ -24,7 +24,9 @@ def build(
     left to pool.
     """
     if spec.weights != "none":
-        raise BadSpec.of("trainer.model.weights", spec.weights, "the convnet has no pretrained weights", "trainer.model.weights=none")
+        raise BadSpec.of(
+            "trainer.model.weights", spec.weights, "the convnet has no pretrained weights", "trainer.model.weights=none"
+        )
     pixels = keras.Input(shape, name="image")
     x = to_unit(pixels)
     for number, width in enumerate(filters, start=1):

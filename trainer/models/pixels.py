@@ -1,5 +1,7 @@
 """Pixels 0..255 to what a family was designed for, as layers that travel with the model."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -10,7 +12,7 @@ class CaffePixels(keras.layers.Layer):
 
     MEAN_BGR = (103.939, 116.779, 123.68)
 
-    def call(self, images):  # noqa: ANN001, ANN201 - Keras's signature
+    def call(self, images: Any) -> Any:
         """[..., 3] RGB in 0..255 -> [..., 3] BGR around 0."""
         return images[..., ::-1] - ops.convert_to_tensor(self.MEAN_BGR, dtype=images.dtype)
 

@@ -1,6 +1,6 @@
 """The vision transformer of Dosovitskiy et al. (2020), in the sizes of Touvron et al. (2021)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -27,20 +27,22 @@ SIZES = {"ti": Size(192, 12, 3), "s": Size(384, 12, 6), "b": Size(768, 12, 12)}
 class TokensWithPlaces(keras.layers.Layer):
     """Puts a class token before the patches and adds a learnt place to each."""
 
-    def build(self, input_shape):  # noqa: ANN001, ANN201 - Keras's signature
+    def build(self, input_shape: tuple[int | None, int, int]) -> None:
         """`input_shape` is [batch, patches, width]."""
         _, patches, width = input_shape
         small = keras.initializers.TruncatedNormal(stddev=0.02)
         self.class_token = self.add_weight(shape=(1, 1, width), initializer="zeros", name="class_token")
         self.places = self.add_weight(shape=(1, patches + 1, width), initializer=small, name="places")
 
-    def call(self, patches):  # noqa: ANN001, ANN201 - Keras's signature
+    def call(self, patches: Any) -> Any:
         """[batch, patches, width] -> [batch, 1 + patches, width]."""
         token = ops.broadcast_to(self.class_token, (ops.shape(patches)[0], 1, patches.shape[-1]))
         return ops.concatenate([ops.cast(token, patches.dtype), patches], axis=1) + ops.cast(self.places, patches.dtype)
 
 
-def build(shape: tuple[int, int, int], num_classes: int, spec: ModelSpec, size: str = "ti", patch: int = 16) -> keras.Model:
+def build(
+    shape: tuple[int, int, int], num_classes: int, spec: ModelSpec, size: str = "ti", patch: int = 16
+) -> keras.Model:
     """A ViT of `size` ti, s or b over patches of `patch` x `patch` pixels."""
     if size not in SIZES:
         raise BadSpec.of("trainer.model.options.size", size, "there is no such ViT", rules.nearest(size, list(SIZES)))
