@@ -107,12 +107,13 @@ def test_a_job_succeeds_on_loopback_and_leaves_nothing_behind(command):
     assert command.left() == ([], [])
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(command):
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_ctrl_c_and_sigterm_save_and_say_how_to_go_on(command, number, expected):
     process = command.start("wait")
     assert eventually((command.folder / "seen_1").exists)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     said, _ = process.communicate(timeout=60)
-    assert (process.returncode, command.outcome()["state"]) == (130, "stopped")
+    assert (process.returncode, command.outcome()["state"]) == (expected, "stopped")
     assert f"run_id=x storage.root={command.folder}/runs" in said
     assert "Traceback" not in said
     assert command.left() == ([], [])
