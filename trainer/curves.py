@@ -21,8 +21,8 @@ class Curves:
     def __init__(self, folder: Path, from_step: int):
         self._writer = EventFileWriter(str(folder))
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        # TensorBoard forgets what lies beyond this step; the values of the step itself stand.
-        self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=from_step, session_log=start))
+        # TensorBoard forgets this step and what lies beyond it; the values of from_step itself stand.
+        self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=from_step + 1, session_log=start))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One point on each curve."""

@@ -51,9 +51,7 @@ def find_topology(job: JobSpec, environment: Mapping[str, str], visible_gpus: in
         replicas = asked or visible_gpus
         if visible_gpus < replicas:
             law = f"TensorFlow sees {visible_gpus} GPUs in worker {rank}"
-            cure = (
-                "check the driver, the CUDA libraries and CUDA_VISIBLE_DEVICES, or run it with cluster.accelerator=cpu"
-            )
+            cure = "check driver, CUDA libraries and CUDA_VISIBLE_DEVICES, or run it with cluster.accelerator=cpu"
             raise BadSpec.of("cluster.gpus_per_worker", replicas, law, cure)
         return Topology(num_workers, rank, replicas, 1, True)
     if num_workers > 1:

@@ -8,7 +8,7 @@ import psutil
 import pytest
 import tensorflow as tf
 from sklearn.datasets import load_digits
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from conf.files import load_job
 from data_pipeline.manifest import load_manifest

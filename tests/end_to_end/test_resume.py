@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 #: Batches of 32 of 1259 digits: 39 steps an epoch. Checkpoints and stops fall into the middle of epochs.
 JOB = (

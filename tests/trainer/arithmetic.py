@@ -1,7 +1,7 @@
 """Trainings of ten steps on real digits, by our step and by plain Keras: what the tests of law 1 compare.
 
-Also a program, for what needs a process of its own: every case of a group under one strategy; writes the weights of each
-of the process's replicas to FOLDER.
+Also a program, for what needs a process of its own: every case of a group under one strategy; writes the weights of
+each of the process's replicas to FOLDER.
 
     python -m tests.trainer.arithmetic FOLDER mirrored 4
     TF_CONFIG=... python -m tests.trainer.arithmetic FOLDER workers 2

@@ -1,0 +1,231 @@
+"""The smaller parts, each against an independent reference."""
+
+import json
+import os
+import threading
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.metrics import precision_recall_fscore_support
+from sklearn.utils.class_weight import compute_class_weight
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+from conf.errors import BadSpec
+from conf.schema import BatchNormSync, ModelSpec, OptimizerSpec, Precision, ScheduleSpec, TrainerSpec
+from data_pipeline.order import BatchShape
+from tests.trainer.arithmetic import Case, batches, by_convoy, new_model
+from trainer import precision
+from trainer.batch_norm import averaging, batch_norms
+from trainer.channel import Pipes
+from trainer.curves import Curves
+from trainer.evaluation.evaluator import Counts, Evaluator
+from trainer.evaluation.report import metrics
+from trainer.export.saved_model import ExportError, export
+from trainer.models import build_model, families
+from trainer.objective import Objective, balanced_weights
+from trainer.optimizers import make_optimizer
+from trainer.schedules import learning_rate
+from trainer.state import TrainingState
+from trainer.step import TrainingStep
+
+
+def test_losses_equal_keras():
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(size=(40, 7)).astype(np.float32), random.integers(0, 7, 40).astype(np.int32)
+    for smoothing in (0.0, 0.2):
+        reference = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing, reduction="none")
+        expected = reference(keras.utils.to_categorical(labels, 7), logits)
+        np.testing.assert_allclose(Objective(7, smoothing).losses(labels, logits), expected, rtol=1e-5)
+
+
+def test_balanced_weights_equal_scikit_learn():
+    labels = np.repeat([0, 1, 3], [5, 20, 2])
+    expected = compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=labels)
+    np.testing.assert_allclose(np.array(balanced_weights([5, 20, 0, 2]))[[0, 1, 3]], expected)
+    assert balanced_weights([5, 20, 0, 2])[2] == 0
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine"])
+def test_schedules_equal_their_formulas(name):
+    spec = ScheduleSpec(name=name, warmup_steps=10, end_factor=0.1)
+    rate = learning_rate(TrainerSpec(optimizer=OptimizerSpec(learning_rate=0.4), schedule=spec), 110)
+    for step in (0, 5, 10, 60, 110):
+        later = 0.4
+        if name == "cosine":
+            later = 0.4 * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * min(step - 10, 100) / 100)))
+        assert float(rate(step)) == pytest.approx(0.4 * step / 10 if step < 10 else later, rel=1e-5)
+
+
+def test_a_report_equals_scikit_learn():
+    random = np.random.default_rng(1)
+    true = random.integers(0, 4, 300)
+    found = np.where(random.random(300) < 0.6, true, random.integers(0, 3, 300))
+    confusion = np.zeros((4, 4), np.int64)
+    np.add.at(confusion, (true, found), 1)
+    report = metrics("test", 5, list("abcd"), Counts(150.0, confusion))
+    columns = precision_recall_fscore_support(true, found, zero_division=0)
+    for number, name in enumerate("abcd"):
+        row = report["per_class"][name]
+        assert [row["precision"], row["recall"], row["f1"], row["num_examples"]] == pytest.approx(
+            [c[number] for c in columns]
+        )
+    assert report["num_examples"] == 300 and report["loss"] == 0.5
+    assert report["accuracy"] == pytest.approx((true == found).mean())
+
+
+@pytest.mark.parametrize("short", [0, 13])
+def test_an_evaluation_counts_each_real_example_once(short):
+    """Against Keras's own evaluate on the examples alone, without padding."""
+    case = Case(short=short)
+    model = by_convoy(case, tf.distribute.get_strategy(), 0, 1)
+    elements = list(batches(case, BatchShape(32), range(1)))
+    dataset = tf.data.Dataset.from_tensor_slices({name: np.stack([e[name] for e in elements]) for name in elements[0]})
+    counts = Evaluator(tf.distribute.get_strategy(), model, 10).measure(dataset, len(elements), lambda _: None)
+    images = np.concatenate([e["image"][e["mask"] > 0] for e in elements])
+    labels = np.concatenate([e["label"][e["mask"] > 0] for e in elements])
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    loss, accuracy = model.evaluate(images, labels, verbose=0)
+    assert counts.num_examples == 320 - short == len(labels)
+    assert counts.loss == pytest.approx(loss, rel=1e-5) and counts.accuracy == pytest.approx(accuracy)
+    assert 0.2 < counts.accuracy < 1
+
+
+PUBLISHED = {"xception": 20_861_480, "resnet50": 23_587_712, "efficientnetb0": 4_049_571, "mobilenetv2": 2_257_984}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_backbones_have_the_published_number_of_parameters(name):
+    model = build_model(ModelSpec(name=name), (96, 96, 3), 10)
+    head = model.get_layer("logits")
+    assert model.count_params() - head.count_params() == PUBLISHED[name]
+    assert model(np.zeros((1, 96, 96, 3), np.float32)).shape == (1, 10)
+
+
+def test_a_vision_transformer_has_the_published_number_of_parameters():
+    # Touvron et al. 2021: 5.72 M for DeiT-Ti at 224 pixels with its 1000 classes.
+    assert build_model(ModelSpec(name="vit"), (224, 224, 3), 1000).count_params() == 5_717_416
+
+
+def test_models_are_found_by_name_and_refuse_what_they_cannot_take():
+    assert {"convnet", "vit", *PUBLISHED} == set(families())
+    with pytest.raises(BadSpec, match="did you mean xception"):
+        build_model(ModelSpec(name="xcepton"), (96, 96, 3), 10)
+    with pytest.raises(BadSpec, match=r"options.filter=3 - convnet has no such option - did you mean filters"):
+        build_model(ModelSpec(options={"filter": 3}), (8, 8, 1), 10)
+    with pytest.raises(BadSpec, match="data.image_size=70"):
+        build_model(ModelSpec(name="xception", min_image_size=71), (70, 70, 3), 10)
+
+
+def test_weights_that_are_not_there_are_refused():
+    with pytest.raises(BadSpec, match="no such file of weights"):
+        build_model(ModelSpec(name="mobilenetv2", weights="/nowhere.h5"), (96, 96, 3), 10)
+
+
+def test_weights_from_a_file_are_those_of_the_file(tmp_path):
+    donor = keras.applications.MobileNetV2(include_top=False, weights=None, pooling="avg")
+    donor.save_weights(tmp_path / "donor.weights.h5")
+    model = build_model(ModelSpec(name="mobilenetv2", weights=str(tmp_path / "donor.weights.h5")), (96, 96, 3), 10)
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 96, 96, 3)).astype(np.float32)
+    features = keras.Model(model.input, model.get_layer("logits").input)(pixels)
+    np.testing.assert_allclose(features, donor(pixels / 127.5 - 1), rtol=1e-4, atol=1e-5)
+
+
+def test_an_export_that_differs_is_refused_and_the_old_one_stays(tmp_path):
+    model = build_model(ModelSpec(), (8, 8, 1), 3)
+    images = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 1)).astype(np.float32)
+    expected = keras.ops.softmax(model(images)).numpy()
+    assert export(model, list("abc"), tmp_path / "model", images, expected, 1e-5) < 1e-5
+    with pytest.raises(ExportError, match="differ by"):
+        export(model, list("abc"), tmp_path / "model", images, expected[:, ::-1], 1e-5)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_step_that_overflows_changes_nothing_but_the_scale():
+    precision.set_policy(Precision.mixed_float16)
+    model = new_model(Case())
+    precision.set_policy(Precision.float32)
+    optimizer = make_optimizer(TrainerSpec(), 10)
+    optimizer.build(model.trainable_variables)
+    scale = precision.LossScale()
+    scale.scale.assign(1e30)
+    strategy = tf.distribute.get_strategy()
+    step = TrainingStep(strategy, model, optimizer, Objective(10), OptimizerSpec(), loss_scale=scale)
+    before = [variable.numpy() for variable in (*model.trainable_variables, *optimizer.variables)]
+    first = next(batches(Case(), BatchShape(32), range(1)))
+    iterator = iter(tf.data.Dataset.from_tensors(first).repeat())
+    step.run(iterator, tf.constant(1), tf.constant(0.0, tf.float64))
+    after = [variable.numpy() for variable in (*model.trainable_variables, *optimizer.variables)]
+    assert all(np.array_equal(old, new) for old, new in zip(before, after, strict=True))
+    assert float(scale.scale) == pytest.approx(5e29)
+    scale.scale.assign(1024.0)
+    step.run(iterator, tf.constant(1), tf.constant(0.0, tf.float64))
+    assert optimizer.iterations.numpy() == 1 and float(scale.scale) == 1024.0
+
+
+def test_a_snapshot_does_not_change_while_training_goes_on():
+    model = new_model(Case(batch_norm=BatchNormSync.average))
+    optimizer = make_optimizer(TrainerSpec(), 10)
+    optimizer.build(model.trainable_variables)
+    state = TrainingState(model, optimizer, None)
+    before = {name: variable.numpy() for name, variable in state.variables().items()}
+    snapshot = state.snapshot()
+    for variable in state.variables().values():
+        variable.assign(variable + tf.ones_like(variable))
+    assert all(np.array_equal(snapshot[name].numpy(), value) for name, value in before.items())
+    state.restore(before, "step 0")
+    assert all(np.array_equal(variable.numpy(), before[name]) for name, variable in state.variables().items())
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_names_and_shapes():
+    model = new_model(Case())
+    optimizer = make_optimizer(TrainerSpec(), 10)
+    optimizer.build(model.trainable_variables)
+    state = TrainingState(model, optimizer, None)
+    stored = {name: variable.numpy() for name, variable in state.variables().items()}
+    stored["model/logits/kernel"] = np.zeros((16, 11), np.float32)
+    with pytest.raises(BadSpec, match=r"model/logits/kernel has shape \(16, 11\), not \(16, 10\)"):
+        state.restore(stored, "step 7")
+
+
+def test_batch_norm_is_averaged_over_replicas_not_taken_from_the_first():
+    """Two replicas that saw different numbers; the mean is what NumPy says."""
+    model = new_model(Case(batch_norm=BatchNormSync.average))
+    assert averaging(tf.distribute.get_strategy(), model)() is None
+    assert len(batch_norms(model)) == 2
+
+
+def test_curves_of_a_dead_attempt_are_forgotten_beyond_the_restored_step(tmp_path):
+    first = Curves(tmp_path, 0)
+    for step in (10, 20, 30):
+        first.scalars(step, {"loss": float(step)})
+    first.close()
+    second = Curves(tmp_path, 20)
+    second.scalars(30, {"loss": -30.0})
+    second.close()
+    found = EventAccumulator(str(tmp_path), {"tensors": 0})
+    found.Reload()
+    points = [(point.step, point.tensor_proto.float_val[0]) for point in found.Tensors("loss")]
+    assert points == [(10, 10.0), (20, 20.0), (30, -30.0)]
+
+
+def test_the_pipes_carry_words_both_ways(tmp_path):
+    control_out, control_in = os.pipe()
+    progress_out, progress_in = os.pipe()
+    channel = Pipes(control_out, progress_in, tmp_path / "deep" / "stacks")
+    channel.say("progress", step=3)
+    line = json.loads(os.read(progress_out, 1000))
+    assert line["kind"] == "progress" and line["step"] == 3 and not channel.stop_requested
+    os.write(control_in, b"dump stacks\nstop\n")
+    wait_until(lambda: channel.stop_requested)
+    assert "test_the_pipes_carry_words_both_ways" in (tmp_path / "deep" / "stacks").read_text()
+
+
+def wait_until(condition) -> None:
+    tick = threading.Event()
+    for _ in range(500):
+        if condition():
+            return
+        tick.wait(0.01)
+    raise AssertionError("it did not happen")
