@@ -62,6 +62,10 @@ bench: $(VENV)/.installed-bench ## Convoy and its peers side by side: start-up a
 	$(PY) benchmarks/startup.py
 	$(PY) benchmarks/step.py
 
+.PHONY: picture
+picture: $(VENV)/.installed-dev ## draw docs/terminal.svg anew: what a person sees of the first job
+	$(PY) docs/picture.py
+
 .PHONY: lock
 lock: $(VENV)/.installed-dev ## write the lock files anew from pyproject.toml; UPGRADE=--upgrade for newer versions
 	$(UV_COMPILE) -o requirements.lock

@@ -60,10 +60,10 @@ class Shape:
     replicas: int
 
 
-CONVNET = ModelSpec(name="convnet", options={"filters": [32, 64, 64], "dense": 64})
+CONVNET = ModelSpec(name="convnet", options={"filters": [32, 64, 64], "dense": 64, "padding": "valid"})
 CASES = {
-    "cnn": Case("cnn", 64, 32, 40, CONVNET, 32),
-    "mobilenetv2": Case("mobilenetv2", 32, 8, 12, ModelSpec(name="mobilenetv2", min_image_size=32), 96),
+    "cnn": Case("cnn", 64, 32, 24, CONVNET, 32),
+    "mobilenetv2": Case("mobilenetv2", 32, 8, 9, ModelSpec(name="mobilenetv2", min_image_size=32), 96),
 }
 SHAPES = {"one": Shape(1, 1), "mirrored": Shape(1, 2), "workers": Shape(2, 1)}
 #: At least this share of `model.fit`'s examples a second.

@@ -9,6 +9,8 @@ from rich.console import Console as Rich
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 EVERY_S = 5.0
+#: Off a terminal a new phase is said sooner, but not each of the short evaluations of a small job.
+PHASE_S = 1.0
 #: Columns of a terminal that has room for steps and epochs too.
 WIDE = 110
 
@@ -38,7 +40,8 @@ class Console:
             return
         now, phase = time.monotonic(), told.get("phase")
         self._unsaid = progress_line(told)
-        if phase != self._last_phase or now - self._last_line >= self._every_s:
+        waited = now - self._last_line
+        if waited >= self._every_s or (phase != self._last_phase and waited >= PHASE_S):
             self._last_line, self._last_phase = now, phase
             self._say_progress()
 

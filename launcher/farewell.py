@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import sys
 from typing import Any
 
@@ -40,7 +41,7 @@ def metrics_lines(run_dir: RunDir) -> list[str]:
 
 def command(job: JobSpec, *words: str) -> str:
     """What to type for this run."""
-    program = "convoy" if os.path.basename(sys.argv[0]) == "convoy" else "python launcher/run.py"
+    program = "convoy" if os.path.basename(sys.argv[0]) == "convoy" else f"{tool('python')} launcher/run.py"
     said = [*words, f"run_id={job.run_id}"]
     if job.storage.root != StorageSpec().root:
         said += [f"storage={job.storage.kind.name}"] if job.storage.kind is not StorageSpec().kind else []
@@ -59,6 +60,16 @@ def _places(run_dir: RunDir) -> list[str]:
 
 def _next(job: JobSpec) -> list[str]:
     return [
-        f"curves:         tensorboard --logdir {shlex.quote(job.storage.root)}",
+        f"curves:         {tool('tensorboard')} --logdir {shlex.quote(job.storage.root)}",
         f"measure again:  {command(job, 'job=evaluate')}",
+        f"resume:         {command(job)}   (goes on where a run was interrupted; this one is finished)",
     ]
+
+
+def tool(name: str) -> str:
+    """How a person starts a program of this Python's environment: by its name where the shell finds that one."""
+    own = os.path.join(os.path.dirname(sys.executable), name)
+    found = shutil.which(name)
+    if found and os.path.abspath(found) == own:
+        return name
+    return shlex.quote(min(os.path.relpath(own), own, key=len))

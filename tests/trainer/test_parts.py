@@ -114,7 +114,7 @@ def test_models_are_found_by_name_and_refuse_what_they_cannot_take():
         build_model(ModelSpec(name="xcepton"), (96, 96, 3), 10)
     with pytest.raises(BadSpec, match=r"options.filter=3 - convnet has no such option - did you mean filters"):
         build_model(ModelSpec(options={"filter": 3}), (8, 8, 1), 10)
-    with pytest.raises(BadSpec, match="data.image_size=70"):
+    with pytest.raises(BadSpec, match=r"data\.image_size=70"):
         build_model(ModelSpec(name="xception", min_image_size=71), (70, 70, 3), 10)
 
 

@@ -17,20 +17,23 @@ def build(
     filters: Sequence[int] = (32, 64, 64),
     dense: int = 64,
     batch_norm: bool = False,
+    padding: str = "same",
 ) -> keras.Model:
     """A convolution and a pooling for each of `filters`, a hidden layer of `dense` units, a head.
 
-    `batch_norm` puts a BatchNormalization behind each convolution. Small images keep their size where there is nothing
-    left to pool.
+    `batch_norm` puts a BatchNormalization behind each convolution; `padding` is same or valid. Small images keep their
+    size where there is nothing left to pool.
     """
     if spec.weights != "none":
         raise BadSpec.of(
             "trainer.model.weights", spec.weights, "the convnet has no pretrained weights", "trainer.model.weights=none"
         )
+    if padding not in ("same", "valid"):
+        raise BadSpec.of("trainer.model.options.padding", padding, "is same or valid", "padding=same keeps the size")
     pixels = keras.Input(shape, name="image")
     x = to_unit(pixels)
     for number, width in enumerate(filters, start=1):
-        x = keras.layers.Conv2D(width, 3, padding="same", name=f"conv{number}", use_bias=not batch_norm)(x)
+        x = keras.layers.Conv2D(width, 3, padding=padding, name=f"conv{number}", use_bias=not batch_norm)(x)
         if batch_norm:
             x = keras.layers.BatchNormalization(name=f"norm{number}")(x)
         x = keras.layers.ReLU(name=f"relu{number}")(x)
