@@ -25,19 +25,15 @@ class Goal(NamedTuple):
     at_most: bool = False
 
     def line(self, results: Mapping[str, list[Figures]]) -> str:
-        """The ratio of the medians against the bound, in one line."""
+        """The median of the rounds' ratios against the bound, in one line."""
         label = f"{self.ours} / {self.theirs}, {self.figure}"
         if not results.get(self.ours) or not results.get(self.theirs):
             return f"{label}: not measured"
-        ratio = median(results[self.ours], self.figure) / median(results[self.theirs], self.figure)
+        pairs = zip(results[self.ours], results[self.theirs], strict=False)
+        ratio = statistics.median(ours[self.figure] / theirs[self.figure] for ours, theirs in pairs)
         reached = ratio <= self.bound if self.at_most else ratio >= self.bound
         law = f"at {'most' if self.at_most else 'least'} {self.bound:g}"
         return f"{label}: {ratio:.2f} ({law}: {'reached' if reached else 'MISSED'})"
-
-
-def median(rounds: list[Figures], figure: str) -> float:
-    """The median of one figure over the rounds."""
-    return statistics.median(each[figure] for each in rounds)
 
 
 def machine() -> str:

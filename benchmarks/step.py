@@ -3,9 +3,10 @@
     python benchmarks/step.py [--rounds 3] [--networks cnn,mobilenetv2] [--shapes one,mirrored,workers] [--json FILE]
 
 Convoy's worker (`python -m trainer.worker`) trains on prepared synthetic pictures, with all it does in a run: reading,
-decoding, order, metrics, progress. The peers (peers/loop.py) hold their pictures in memory. All are seen from outside
-in the same way, by their progress lines, after a warm-up. `per_cpu` counts examples a CPU-second of the processes: the
-figure to compare on a busy machine. Of two workers each has one half of the cores, on both sides.
+order, metrics, progress. The peers (peers/loop.py) hold their pictures in memory. All are seen from outside in the same
+way, by their progress lines. The sides take turns of a few seconds, the others held still meanwhile, and the ratios are
+medians of those within a round: machines change from minute to minute. `per_cpu` counts examples a CPU-second of the
+processes. Of two workers each has one half of the cores, on both sides.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.report import REPOSITORY, Figures, Goal, compile_bytecode, interleave, save, show
-from benchmarks.watch import watch
+from benchmarks.watch import Mark, Side
 from conf.files import dump_job
 from conf.schema import (
     Accelerator,
@@ -33,23 +34,20 @@ from conf.schema import (
 )
 
 TIMEOUT_S = 600
+FOR_EVER = 10**9
+#: `fit` tells of every fourth loop, so a turn is four.
+LOOPS_A_TURN = 4
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained and for how long."""
+    """What is trained."""
 
     network: str
     batch_size: int
     steps_per_loop: int
-    loops: int
     model: ModelSpec
     image_size: int
-
-    @property
-    def steps(self) -> int:
-        """All steps: the first two loops are warm-up."""
-        return self.steps_per_loop * self.loops
 
 
 @dataclass(frozen=True)
@@ -62,8 +60,8 @@ class Shape:
 
 CONVNET = ModelSpec(name="convnet", options={"filters": [32, 64, 64], "dense": 64, "padding": "valid"})
 CASES = {
-    "cnn": Case("cnn", 64, 32, 24, CONVNET, 32),
-    "mobilenetv2": Case("mobilenetv2", 32, 8, 9, ModelSpec(name="mobilenetv2", min_image_size=32), 96),
+    "cnn": Case("cnn", 64, 32, CONVNET, 32),
+    "mobilenetv2": Case("mobilenetv2", 32, 8, ModelSpec(name="mobilenetv2", min_image_size=32), 96),
 }
 SHAPES = {"one": Shape(1, 1), "mirrored": Shape(1, 2), "workers": Shape(2, 1)}
 #: At least this share of `model.fit`'s examples a second.
@@ -71,22 +69,16 @@ AGAINST_FIT = {"cnn": 1.25, "mobilenetv2": 1.0}
 AGAINST_BARE = 0.97
 
 
-def measure(command: list[str], case: Case, shape: Shape) -> Figures:
-    """Examples a second, and a CPU-second, of the part after the warm-up."""
-    marks = watch(command, shape.workers)
-    steady = [mark for mark in marks if 2 * case.steps_per_loop <= mark.step <= case.steps]
-    if len(steady) < 2:
-        raise RuntimeError(f"only {len(marks)} progress lines")
-    first, last = steady[0], steady[-1]
+def figures(first: Mark, last: Mark, case: Case) -> Figures:
+    """Examples a second, and a CPU-second, between two marks."""
     examples = (last.step - first.step) * case.batch_size
     return {"examples_per_s": examples / (last.time_s - first.time_s), "per_cpu": examples / (last.cpu_s - first.cpu_s)}
 
 
-def peer(kind: str, case: Case, shape: Shape) -> Figures:
+def peer(kind: str, case: Case, shape: Shape) -> Side:
     """One of the loops without Convoy."""
-    numbers = (case.batch_size, case.steps, case.steps_per_loop, shape.replicas)
-    command = ["benchmarks/peers/loop.py", kind, case.network, *map(str, numbers)]
-    return measure(command, case, shape)
+    numbers = (case.batch_size, FOR_EVER, case.steps_per_loop, shape.replicas)
+    return Side(["benchmarks/peers/loop.py", kind, case.network, *map(str, numbers)], shape.workers)
 
 
 def job_spec(case: Case, shape: Shape, root: Path) -> JobSpec:
@@ -102,7 +94,7 @@ def job_spec(case: Case, shape: Shape, root: Path) -> JobSpec:
         trainer=TrainerSpec(
             name=case.network,
             model=case.model,
-            steps=case.steps,
+            steps=FOR_EVER,
             global_batch_size=case.batch_size,
             steps_per_loop=case.steps_per_loop,
             log_every_steps=case.steps_per_loop,
@@ -124,10 +116,10 @@ def write_job(job: JobSpec) -> Path:
     return path
 
 
-def convoy(case: Case, shape: Shape, root: Path) -> Figures:
+def convoy(case: Case, shape: Shape, root: Path) -> Side:
     """Convoy's worker, whole."""
     path = write_job(job_spec(case, shape, root))
-    return measure(["-m", "trainer.worker", "--job", str(path)], case, shape)
+    return Side(["-m", "trainer.worker", "--job", str(path)], shape.workers)
 
 
 def prepare(case: Case, root: Path) -> None:
@@ -137,24 +129,46 @@ def prepare(case: Case, root: Path) -> None:
     subprocess.run(command, cwd=REPOSITORY, check=True, timeout=TIMEOUT_S, stdout=subprocess.DEVNULL)
 
 
-def sides_of(case: Case, shape: Shape, root: Path) -> dict[str, Callable[[], Figures]]:
-    """Who takes turns. `fit` of Keras 3 fails on several workers."""
-    sides: dict[str, Callable[[], Figures]] = {
+def sides_of(case: Case, shape: Shape, root: Path) -> dict[str, Side]:
+    """Who takes turns, each compiled and warm. `fit` of Keras 3 fails on several workers."""
+    starts: dict[str, Callable[[], Side]] = {
         "convoy": partial(convoy, case, shape, root),
         "bare loop": partial(peer, "bare", case, shape),
     }
     if shape.workers == 1:
-        sides["model.fit"] = partial(peer, "fit", case, shape)
+        starts["model.fit"] = partial(peer, "fit", case, shape)
+    sides = {}
+    for name, start in starts.items():
+        sides[name] = start()
+        sides[name].warm_up(LOOPS_A_TURN * case.steps_per_loop)
     return sides
+
+
+def take_turn(side: Side, steps: int, case: Case) -> Figures:
+    """What a side does in one turn."""
+    return figures(*side.turn(steps), case)
+
+
+def take_turns(case: Case, shape: Shape, root: Path, rounds: int) -> dict[str, list[Figures]]:
+    """Every side a few seconds at a time while the others are held still, `rounds` times."""
+    sides = sides_of(case, shape, root)
+    try:
+        steps = LOOPS_A_TURN * case.steps_per_loop
+        turns: dict[str, Callable[[], Figures]] = {
+            name: partial(take_turn, side, steps, case) for name, side in sides.items()
+        }
+        return interleave(turns, rounds)
+    finally:
+        for side in sides.values():
+            side.end()
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--networks", default=",".join(CASES))
     parser.add_argument("--shapes", default=",".join(SHAPES))
-    parser.add_argument("--scale", type=float, default=1.0, help="longer or shorter than the default number of steps")
     parser.add_argument("--json", type=Path, help="keep every round's figures here")
     asked = parser.parse_args()
     compile_bytecode()
@@ -162,14 +176,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="convoy-step-") as folder:
         for network in asked.networks.split(","):
             case = CASES[network]
-            # fit reports every fourth loop: whole epochs, and at least one after the warm-up
-            loops = max(12, round(case.loops * asked.scale / 4) * 4)
-            case = Case(**{**vars(case), "loops": loops})
             prepare(case, Path(folder))
             for name in asked.shapes.split(","):
                 title = f"{network}, batch {case.batch_size}, {name}"
                 print(title, flush=True)
-                results = interleave(sides_of(case, SHAPES[name], Path(folder)), asked.rounds)
+                results = take_turns(case, SHAPES[name], Path(folder), asked.rounds)
                 goals = [Goal("convoy", "bare loop", figure, AGAINST_BARE) for figure in ("examples_per_s", "per_cpu")]
                 if "model.fit" in results:
                     goals.append(Goal("convoy", "model.fit", "examples_per_s", AGAINST_FIT[network]))

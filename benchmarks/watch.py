@@ -1,21 +1,21 @@
-"""Processes that train together, seen from outside: their progress lines and their CPU seconds."""
+"""Processes that train, seen from outside: their progress lines and their CPU seconds."""
 
 import json
 import os
+import queue
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from benchmarks.peers.addresses import free_addresses
 from benchmarks.report import REPOSITORY
 
 TICKS = os.sysconf("SC_CLK_TCK")
-TIMEOUT_S = 900
-GRACE_S = 60
+TIMEOUT_S = 300
 
 
 class Mark(NamedTuple):
@@ -26,37 +26,80 @@ class Mark(NamedTuple):
     cpu_s: float
 
 
-def watch(command: list[str], count: int) -> list[Mark]:
-    """Run `count` workers of one command to their end: a mark for each step that rank 0 told while training."""
-    with tempfile.TemporaryFile("w+") as log:
+class Side:
+    """The workers of one command, which train for ever and can be held still.
+
+    Sides that take turns of seconds see the same machine; runs of minutes, one after the other, see another one each.
+    """
+
+    def __init__(self, command: list[str], count: int):
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the side lives
         reading, writing = os.pipe()
-        control, alive = os.pipe()
-        processes = []
+        control, self._alive = os.pipe()
+        self._processes: list[subprocess.Popen] = []
+        self._marks: queue.Queue[Mark | str] = queue.Queue()
         addresses, cores = free_addresses(count), sorted(os.sched_getaffinity(0))
         try:
             for rank in range(count):
-                progress = writing if rank == 0 else log.fileno()
+                progress = writing if rank == 0 else self._log.fileno()
                 environment = _environment(progress, control, addresses, rank)
                 os.sched_setaffinity(0, _share(cores, rank, count))
-                processes.append(_start(command, environment, (progress, control), log.fileno()))
+                self._processes.append(_start(command, environment, (progress, control), self._log.fileno()))
         finally:
             os.sched_setaffinity(0, cores)
             os.close(writing)
             os.close(control)
-        deadline = threading.Timer(TIMEOUT_S, _kill, [processes])
-        deadline.start()
+        threading.Thread(target=self._read, args=(reading,), daemon=True).start()
+
+    def warm_up(self, step: int) -> None:
+        """Let it compile and come to `step`, then hold it still."""
+        while self._next().step < step:
+            pass
+        self._signal(signal.SIGSTOP)
+
+    def turn(self, steps: int) -> tuple[Mark, Mark]:
+        """Let it go on for a loop that does not count and then for `steps` steps: where those began and ended."""
+        while not self._marks.empty():
+            self._marks.get()
+        self._signal(signal.SIGCONT)
+        first = last = self._next()
+        while last.step < first.step + steps:
+            last = self._next()
+        self._signal(signal.SIGSTOP)
+        return first, last
+
+    def end(self) -> None:
+        """Kill it."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        os.close(self._alive)
+        self._log.close()
+
+    def _next(self) -> Mark:
         try:
-            with os.fdopen(reading) as lines:
-                marks = _read(lines, processes)
-            codes = [_end(process) for process in processes]
-        finally:
-            deadline.cancel()
-            os.close(alive)
-            _kill(processes)
-        if any(codes):
-            log.seek(0)
-            raise RuntimeError(f"exit codes {codes}: {log.read()[-600:]}")
-        return marks
+            said = self._marks.get(timeout=TIMEOUT_S)
+        except queue.Empty:
+            said = f"nothing was said for {TIMEOUT_S} s"
+        if isinstance(said, Mark):
+            return said
+        self._log.seek(0)
+        raise RuntimeError(f"{said}: {self._log.read()[-600:]}")
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self._processes:
+            process.send_signal(number)
+
+    def _read(self, reading: int) -> None:
+        """A mark for each step that rank 0 told while training; a text when it ends."""
+        step = 0
+        with os.fdopen(reading) as lines:
+            for line in lines:
+                said = json.loads(line)
+                if said["kind"] == "progress" and said.get("phase") == "training" and said["step"] > step:
+                    step = said["step"]
+                    self._marks.put(Mark(step, time.perf_counter(), sum(map(_cpu_seconds, self._processes))))
+        self._marks.put("it ended")
 
 
 def _environment(progress: int, control: int, addresses: list[str], rank: int) -> dict[str, str]:
@@ -87,33 +130,7 @@ def _start(command: list[str], environment: dict[str, str], keep: tuple[int, int
     )
 
 
-def _kill(processes: list[subprocess.Popen]) -> None:
-    for process in processes:
-        process.kill()
-
-
-def _read(lines: Iterable[str], processes: list[subprocess.Popen]) -> list[Mark]:
-    marks: list[Mark] = []
-    for line in lines:
-        said = json.loads(line)
-        if said["kind"] == "error":
-            raise RuntimeError(said.get("message"))
-        moved = said.get("phase") == "training" and said["step"] > (marks[-1].step if marks else 0)
-        if said["kind"] == "progress" and moved:
-            marks.append(Mark(said["step"], time.perf_counter(), sum(map(_cpu_seconds, processes))))
-    return marks
-
-
 def _cpu_seconds(process: subprocess.Popen) -> float:
     with open(f"/proc/{process.pid}/stat") as stat:
         fields = stat.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def _end(process: subprocess.Popen) -> int:
-    """The exit code; killed after a while, since a worker whose peer has left may sit in a collective."""
-    try:
-        return process.wait(GRACE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
