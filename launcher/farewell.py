@@ -62,7 +62,7 @@ def _next(job: JobSpec) -> list[str]:
     return [
         f"curves:         {tool('tensorboard')} --logdir {shlex.quote(job.storage.root)}",
         f"measure again:  {command(job, 'job=evaluate')}",
-        f"resume:         {command(job)}   (goes on where a run was interrupted; this one is finished)",
+        f"resume:         {command(job)}  (after an interruption)",
     ]
 
 

@@ -66,6 +66,9 @@ def restore(session: Session, run: RunDir, progress: Progress | None) -> int:
     found = newest_whole(run)
     step = 0
     if found is not None:
+        if found.state["data"] != session.manifest.digest:
+            law = f"the checkpoint of step {found.step} was trained on other data than what is prepared here now"
+            raise BadSpec.of("data.path", session.manifest.url, law, "give the data it began with, or another run_id")
         session.state.restore(found.tensors, f"step {found.step}")
         step = found.step
         if progress is not None:

@@ -6,21 +6,13 @@ from keras import layers
 
 def cnn() -> keras.Model:
     """Three convolutions on 32 x 32 pixels, as Convoy's convnet without dropout."""
-    return keras.Sequential(
-        [
-            layers.Input((32, 32, 3)),
-            layers.Rescaling(1 / 255),
-            layers.Conv2D(32, 3, activation="relu"),
-            layers.MaxPooling2D(),
-            layers.Conv2D(64, 3, activation="relu"),
-            layers.MaxPooling2D(),
-            layers.Conv2D(64, 3, activation="relu"),
-            layers.MaxPooling2D(),
-            layers.Flatten(),
-            layers.Dense(64, activation="relu"),
-            layers.Dense(10),
-        ]
-    )
+    model = keras.Sequential([layers.Input((32, 32, 3)), layers.Rescaling(1 / 255)])
+    for width in (32, 64, 64):
+        for layer in (layers.Conv2D(width, 3), layers.MaxPooling2D(), layers.ReLU()):
+            model.add(layer)
+    for layer in (layers.Flatten(), layers.Dense(64, activation="relu"), layers.Dense(10)):
+        model.add(layer)
+    return model
 
 
 def mobilenetv2() -> keras.Model:

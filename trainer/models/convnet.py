@@ -36,9 +36,10 @@ def build(
         x = keras.layers.Conv2D(width, 3, padding=padding, name=f"conv{number}", use_bias=not batch_norm)(x)
         if batch_norm:
             x = keras.layers.BatchNormalization(name=f"norm{number}")(x)
-        x = keras.layers.ReLU(name=f"relu{number}")(x)
         if min(x.shape[1:3]) >= 4:
             x = keras.layers.MaxPooling2D(name=f"pool{number}")(x)
+        # The largest of four, then ReLU, is the same as ReLU, then the largest, on a quarter of the numbers.
+        x = keras.layers.ReLU(name=f"relu{number}")(x)
     x = keras.layers.Flatten(name="flatten")(x)
     if dense:
         x = keras.layers.Dense(dense, activation="relu", name="hidden")(x)
