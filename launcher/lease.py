@@ -132,9 +132,10 @@ def is_alive(owner: Owner, now: float) -> bool:
 
 
 def birth(pid: int) -> str:
-    """When a process was started, in the kernel's ticks; empty if there is none."""
+    """When a process was started, in the kernel's ticks; empty if there is none, or a dead one that nobody reaped."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] in ("Z", "X") else fields[19]
     except (OSError, IndexError):
         return ""
 

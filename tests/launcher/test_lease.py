@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from conf.errors import BadSpec
 from launcher import lease as lease_module
-from launcher.lease import LEASE, Lease, Owner, read_owner
+from launcher.lease import LEASE, Lease, Owner, birth, read_owner
 from storage.run_dir import RunDir
 
 DEAD = Owner("dead", os.uname().nodename, os.getpid(), "not when this process was born", 0.0)
@@ -87,3 +88,12 @@ def test_a_driver_whose_lease_was_taken_stops_its_job_and_says_so(tmp_path, monk
         assert stopped.wait(5)
     assert "drives run x now" in caplog.text
     assert read_owner(run_dir) == DEAD  # a foreign lease is left alone
+
+
+def test_a_process_that_nobody_reaped_is_dead():
+    with subprocess.Popen(["sleep", "60"]) as process:
+        assert birth(process.pid) != ""
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert Path(f"/proc/{process.pid}").exists()
+        assert birth(process.pid) == ""
