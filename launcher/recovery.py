@@ -5,11 +5,13 @@ stopped         it was asked to stop, and saved
 pre-empted      a worker was asked to stop by somebody else (75): again, not counted
 bad_spec        78: never again
 user, bad_data  the same code on the same data fails again: never again
+no_capacity     a disk or a bucket is full: never again by itself
 infrastructure, out_of_memory, hang, unknown
                 again, counted, up to cluster.max_restarts; the same death at the same step twice: never again
 port            a port was taken between choosing and binding it: again, not counted, PORT_TRIES times in a row
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -23,6 +25,9 @@ PORT_TRIES = 5
 PREEMPTIONS_WITHOUT_PROGRESS = 20
 LONGEST_BACK_OFF_S = 30.0
 LONGEST_MESSAGE = 500  # characters; the log has all of it
+NO_CAPACITY_CURE = "free some space or choose another storage.root; then the same command goes on"
+_CAPACITY_WORDS = ("no space left on device", "enospc", "errno 28]", "disk quota exceeded")
+_ERROR_TYPE = re.compile(r"[\w.]+(?=:)")
 _PORT_WORDS = ("address already in use", "could not start grpc server", "errno: 98", "failed to bind")
 
 
@@ -35,6 +40,7 @@ class Kind(Enum):
     bad_spec = "bad_spec"
     user = "user"
     bad_data = "bad_data"
+    no_capacity = "no_capacity"
     out_of_memory = "out_of_memory"
     infrastructure = "infrastructure"
     hang = "hang"
@@ -69,8 +75,15 @@ class Ending:
 
     @property
     def death(self) -> tuple[object, ...] | None:
-        """What makes two deaths the same; None for one outside of training, which says little."""
-        return (self.kind, self.exit_code, self.step, self.message) if self.first_step is not None else None
+        """What makes two deaths the same; None for one outside of training, which says little.
+
+        Of the message only the error's type, if it begins with one: the rest may name a rank, a time, or a file of
+        the attempt.
+        """
+        if self.first_step is None:
+            return None
+        error = _ERROR_TYPE.match(self.message)
+        return self.kind, self.exit_code, self.step, error and error[0]
 
 
 @dataclass(frozen=True)
@@ -112,12 +125,16 @@ def kind_of(status: WorkerStatus) -> Kind:
     error = status.error or {}
     if any(word in str(error.get("message", "")).lower() for word in _PORT_WORDS):
         return Kind.port
-    told = (Kind.bad_spec, Kind.user, Kind.bad_data, Kind.out_of_memory, Kind.infrastructure)
+    if any(word in str(error.get("message", "")).lower() for word in _CAPACITY_WORDS):
+        return Kind.no_capacity
+    told = (Kind.bad_spec, Kind.user, Kind.bad_data, Kind.no_capacity, Kind.out_of_memory, Kind.infrastructure)
     return {kind.value: kind for kind in told}.get(str(error.get("error_kind")), Kind.unknown)
 
 
 def explain(status: WorkerStatus) -> str:
-    """One worker's death in a few words."""
+    """One worker's death in a few words; a refusal whole, for it may list several problems, one a line."""
+    if status.error and kind_of(status) is Kind.bad_spec:
+        return str(status.error.get("message", "no message"))
     if status.error:
         return shorten(str(status.error.get("message", "no message")), LONGEST_MESSAGE, placeholder=" ...")
     if status.lost:
@@ -134,6 +151,9 @@ def decide(endings: Sequence[Ending], max_restarts: int) -> Decision:
         return Decision(Action.finish, last.message or "done")
     if last.kind in (Kind.bad_spec, Kind.user, Kind.bad_data):
         return Decision(Action.give_up, f"{who}{last.message}")
+    if last.kind is Kind.no_capacity:
+        cure = "" if "free some space" in last.message else f" - {NO_CAPACITY_CURE}"  # a store names the cure itself
+        return Decision(Action.give_up, f"{who}{last.message}{cure}")
     if last.kind is Kind.port:
         return _free(endings, PORT_TRIES, f"{who}a port was taken: {last.message}")
     if last.kind is Kind.preempted:

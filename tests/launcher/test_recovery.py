@@ -46,6 +46,49 @@ def test_the_same_death_twice_says_so():
     assert "same death twice at step 50" in decide([KILLED, KILLED], 9).reason
 
 
+def failed(message: str, step: int = 50, first_step: int | None = 10) -> Ending:
+    return Ending(Kind.unknown, rank=0, exit_code=1, step=step, first_step=first_step, message=message)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_same"),
+    [
+        (failed("OpError: see attempts/01/rank_0.log"), failed("OpError: see attempts/02/rank_0.log"), True),
+        (failed("OpError: x"), failed("ValueError: x"), False),
+        (failed("OpError: x"), failed("OpError: x", step=51), False),
+        (failed("/runs/x/attempts/01: gone"), failed("/runs/x/attempts/02: gone"), True),
+        (failed("no sign for 61 s"), failed("no sign for 62 s"), True),
+        (failed("OpError: x", first_step=None), failed("OpError: x", first_step=None), False),
+    ],
+)
+def test_what_makes_two_deaths_the_same(first, second, is_same):
+    assert (decide([first, second], 9).action is Action.give_up) == is_same
+
+
+def test_a_list_of_problems_is_shown_whole_one_a_line():
+    listed = "\n".join(["the job has 20 problems", *(f"  field_{n}=1 - {'law ' * 10}- cure" for n in range(20))])
+    refused = ended(0, 78, 1, error={"error_kind": "bad_spec", "message": listed})
+    ending = diagnose({0: refused}, stop_requested=False)
+    assert ending.message == listed
+    assert decide([ending], 3).reason.endswith(listed)
+
+
+@pytest.mark.parametrize(
+    ("error", "cure"),
+    [
+        ({"error_kind": "no_capacity", "message": "/runs/x: full"}, "free some space or choose another storage.root"),
+        ({"error_kind": "user", "message": "OSError: [Errno 28] No space left on device"}, "the same command goes on"),
+        ({"error_kind": "infrastructure", "message": "ENOSPC; free some space"}, "rank 0: ENOSPC; free some space"),
+    ],
+)
+def test_a_full_disk_is_not_retried(error, cure):
+    ending = diagnose({0: ended(0, 1, 1, error=error)}, stop_requested=False)
+    decision = decide([ending], 9)
+    assert (ending.kind, decision.action) == (Kind.no_capacity, Action.give_up)
+    assert error["message"] in decision.reason and decision.reason.count("free some space") == 1
+    assert cure in decision.reason
+
+
 @pytest.mark.parametrize(
     ("endings", "expected"),
     [([KILLED], 0), ([LOST], 0), ([LOST] * 2, 1), ([LOST] * 3, 2), ([LOST] * 20, 30), ([LOST] * 5 + [KILLED], 0)],
