@@ -39,6 +39,8 @@ class Asked:
 
     job: JobSpec
     touched: frozenset[str]
+    #: The groups and keys as they were typed, dotted.
+    typed: frozenset[str]
 
 
 def compose(words: Sequence[str]) -> Asked:
@@ -56,7 +58,7 @@ def compose(words: Sequence[str]) -> Asked:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise _explain(error, words) from error
     assert isinstance(job, JobSpec)
-    return Asked(job, touched_parts(keys))
+    return Asked(job, touched_parts(keys), frozenset(keys))
 
 
 def touched_parts(keys: Sequence[str]) -> frozenset[str]:

@@ -10,7 +10,7 @@ from conf.errors import BadSpec, Problem
 from conf.files import dump_job, load_job
 from conf.schema import JobSpec, Verb
 from launcher.compose import Asked
-from storage.run_dir import JOB, OUTCOME, RunDir
+from storage.run_dir import CHECKPOINTS, JOB, OUTCOME, RunDir
 from storage.store import NotStored, StoreError
 
 #: What decides the learning. It is frozen when the run begins.
@@ -21,15 +21,15 @@ FREE = ("cluster", "submit")
 
 def reconcile(saved: JobSpec, asked: Asked) -> JobSpec:
     """The job to go on with: the saved learning, and the cluster asked for now. Refuses another learning."""
-    problems = [
-        problem
-        for part in FROZEN
-        if part in asked.touched
-        for problem in _differences(part, getattr(saved, part), getattr(asked.job, part), saved.run_id)
-    ]
-    if problems:
-        raise BadSpec(problems)
-    kept = {part: getattr(saved, part) for part in FROZEN}
+    job = amended(saved, asked)
+    _refuse_another(saved, job)
+    return job
+
+
+def amended(saved: JobSpec, asked: Asked) -> JobSpec:
+    """The saved job with what was typed: a group that was chosen is taken whole, of the others the typed keys alone."""
+    typed = asked.typed | (frozenset(FROZEN) if "experiment" in asked.typed else frozenset())
+    kept = {part: _overlaid(part, getattr(saved, part), getattr(asked.job, part), typed) for part in FROZEN}
     kept |= {part: getattr(saved, part) for part in FREE if part not in asked.touched}
     return dataclasses.replace(asked.job, **kept)
 
@@ -45,7 +45,9 @@ def open_run(asked: Asked, run_id: str) -> tuple[RunDir, JobSpec]:
     if not job.resume:
         law, cure = "this run exists already, and resume=false asks not to touch it", "another run_id, or resume=true"
         raise BadSpec.of("run_id", run_id, law, cure)
-    return run_dir, reconcile(load_job(text, f"{run_dir.url}/{JOB}"), dataclasses.replace(asked, job=job))
+    saved = load_job(text, f"{run_dir.url}/{JOB}")
+    carry_on = reconcile if has_checkpoint(run_dir) else amended
+    return run_dir, carry_on(saved, dataclasses.replace(asked, job=job))
 
 
 def existing_run(asked: Asked) -> tuple[RunDir, JobSpec]:
@@ -67,10 +69,19 @@ def check_writable(run_dir: RunDir, job: JobSpec) -> None:
 
 
 def freeze(run_dir: RunDir, job: JobSpec) -> None:
-    """Write job.yaml, once. Whoever comes second must have asked for the same."""
-    if not run_dir.store.put_if_absent(JOB, dump_job(job).encode()):
-        saved = load_job(run_dir.store.get(JOB).decode(), f"{run_dir.url}/{JOB}")
-        reconcile(saved, Asked(job, frozenset(FROZEN)))
+    """Write job.yaml. Once there is a checkpoint it stays: whoever comes later must have asked for the same."""
+    if run_dir.store.put_if_absent(JOB, dump_job(job).encode()):
+        return
+    saved = load_job(run_dir.store.get(JOB).decode(), f"{run_dir.url}/{JOB}")
+    if has_checkpoint(run_dir):
+        _refuse_another(saved, job)
+    elif any(_all_differences(saved, job)):
+        run_dir.store.put(JOB, dump_job(job).encode())
+
+
+def has_checkpoint(run_dir: RunDir) -> bool:
+    """Whether the run has learnt anything yet. Until it has, its job may still be mended."""
+    return any(True for _ in run_dir.store.list(f"{CHECKPOINTS}/"))
 
 
 def outcome(run_dir: RunDir) -> dict[str, Any]:
@@ -79,6 +90,39 @@ def outcome(run_dir: RunDir) -> dict[str, Any]:
         return dict(run_dir.read_json(OUTCOME))
     except NotStored:
         return {}
+
+
+def _overlaid(name: str, saved: Any, asked: Any, typed: frozenset[str]) -> Any:
+    """`saved`, with what lies at the typed keys taken from `asked`."""
+    if name in typed:
+        return asked
+    if not _speak_of(name, typed):
+        return saved
+    if dataclasses.is_dataclass(saved) and not isinstance(saved, type):
+        fields = [field.name for field in dataclasses.fields(saved)]
+        below = {key: (getattr(saved, key), getattr(asked, key)) for key in fields}
+        return dataclasses.replace(
+            saved, **{key: _overlaid(f"{name}.{key}", *pair, typed) for key, pair in below.items()}
+        )
+    if isinstance(saved, dict) and isinstance(asked, dict):
+        spoken = {key: value for key, value in asked.items() if _speak_of(f"{name}.{key}", typed)}
+        return saved | {key: _overlaid(f"{name}.{key}", saved.get(key), value, typed) for key, value in spoken.items()}
+    return asked
+
+
+def _speak_of(name: str, typed: frozenset[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for key in typed)
+
+
+def _refuse_another(saved: JobSpec, job: JobSpec) -> None:
+    problems = list(_all_differences(saved, job))
+    if problems:
+        raise BadSpec(problems)
+
+
+def _all_differences(saved: JobSpec, job: JobSpec) -> Iterator[Problem]:
+    for part in FROZEN:
+        yield from _differences(part, getattr(saved, part), getattr(job, part), saved.run_id)
 
 
 def _differences(name: str, saved: Any, asked: Any, run_id: str | None) -> Iterator[Problem]:

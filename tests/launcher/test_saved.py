@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from conf.errors import BadSpec
+from conf.schema import BadFile
 from launcher.compose import Asked, compose
 from launcher.lease import EXPIRES_S, LEASE, Lease, Owner, birth, is_alive
-from launcher.saved import existing_run, freeze, open_run, reconcile
-from storage.run_dir import RunDir
+from launcher.saved import amended, existing_run, freeze, open_run, reconcile
+from storage.run_dir import RunDir, checkpoint_name
 
 SAVED = compose(["run_id=x", "trainer.steps=100", "data.image_size=8", "cluster=2cpu", "seed=3"]).job
 
@@ -23,6 +24,8 @@ SAVED = compose(["run_id=x", "trainer.steps=100", "data.image_size=8", "cluster=
         [],  # nothing said: everything as it was
         ["trainer.steps=100"],
         ["trainer.steps=100", "data.image_size=8", "seed=3"],
+        ["data.image_size=8"],  # the rest of a group that is not chosen anew stays as it was
+        ["trainer.model.options.dense=64"],
         ["cluster=4cpu"],
         ["dry_run=true"],
     ],
@@ -36,7 +39,7 @@ def test_a_run_goes_on_with_its_own_learning(words):
     ("words", "said"),
     [
         (["trainer.steps=200"], ["trainer.steps=200", "begun with 100"]),
-        (["trainer.global_batch_size=32"], ["trainer.global_batch_size=32", "begun with 64", "trainer.steps=null"]),
+        (["trainer.global_batch_size=32"], ["trainer.global_batch_size=32", "begun with 64"]),
         (["trainer=xception"], ["trainer.name=xception", "begun with convnet"]),
         (["data=mnist"], ["data.name=mnist", "data.image_size=null", "begun with 8"]),
         (["seed=4"], ["seed=4", "begun with 3"]),
@@ -60,9 +63,36 @@ def asked(tmp_path: Path, *words: str) -> Asked:
     return compose([*words, f"storage.root={tmp_path}"])
 
 
+def learnt(run_dir: RunDir) -> None:
+    """A checkpoint, as far as anybody looks here."""
+    run_dir.store.put(f"{checkpoint_name(3)}/manifest.json", b"{}")
+
+
+def test_typed_keys_are_laid_over_the_saved_job():
+    words = ["trainer.global_batch_size=32", "trainer.model.options.dense=32", "data.augment.flip=true"]
+    job = amended(SAVED, compose(words))
+    assert (job.trainer.global_batch_size, job.trainer.steps, job.data.image_size) == (32, 100, 8)
+    assert job.trainer.model.options == SAVED.trainer.model.options | {"dense": 32}
+    assert job.data.augment.flip
+    assert amended(SAVED, compose(["data=mnist"])).data == compose(["data=mnist"]).job.data
+
+
+def test_a_run_without_a_checkpoint_can_be_mended(tmp_path):
+    freeze(*open_run(asked(tmp_path, "data=folder", "data.path=photos"), "x"))
+    run_dir, job = open_run(asked(tmp_path, "data.path=photos", "data.on_bad_file=skip"), "x")
+    freeze(run_dir, job)
+    run_dir, job = open_run(asked(tmp_path), "x")
+    assert (job.data.name, job.data.path, job.data.on_bad_file) == ("folder", "photos", BadFile.skip)
+    learnt(run_dir)
+    assert open_run(asked(tmp_path, "data.path=photos"), "x")[1].data == job.data
+    with pytest.raises(BadSpec, match=r"data\.on_bad_file=stop .* begun with skip"):
+        open_run(asked(tmp_path, "data.on_bad_file=stop"), "x")
+
+
 def test_a_new_run_is_frozen_once(tmp_path):
     run_dir, job = open_run(asked(tmp_path, "trainer.steps=9"), "x")
     freeze(run_dir, job)
+    learnt(run_dir)
     freeze(run_dir, dataclasses.replace(job, cluster=SAVED.cluster))
     assert open_run(asked(tmp_path), "x")[1].trainer.steps == 9
     with pytest.raises(BadSpec, match="begun with 9"):
