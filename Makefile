@@ -95,12 +95,12 @@ $(VENV)/.created:
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.created requirements.lock pyproject.toml
-	@echo "installing what requirements.lock lists (about a minute, once)"
+	@echo "installing what requirements.lock lists (two minutes or so, once)"
 	@$(call install,requirements.lock)
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.created requirements-dev.lock pyproject.toml
-	@echo "installing what requirements-dev.lock lists (about a minute, once)"
+	@echo "installing what requirements-dev.lock lists (two minutes or so, once)"
 	@$(call install,requirements-dev.lock)
 	@touch $(VENV)/.installed $@
 

@@ -7,6 +7,9 @@ offset, and decoded in parallel. Both give the same pixels in the same places.
 Elements (n examples of one replica, its first micro-batch first):
     image float32 [n, side, side, channels] 0..255 · label int32 [n] · mask float32 [n], 0 where a batch is filled up
     weight float32 [n] of the example · batch_examples float32 [], real examples in the whole global batch
+
+A process that has begun to read should end by `os._exit`, as the worker does: TensorFlow goes on filling its buffers, and a
+thread of its that waits for the interpreter while that shuts down waits for ever.
 """
 
 import os
@@ -22,7 +25,6 @@ from data_pipeline.batches import BatchOrder, EvaluationOrder, TrainingOrder
 from data_pipeline.images import decode, decode_crop, parse, resize, shape_of
 from data_pipeline.manifest import Manifest
 from data_pipeline.order import BatchShape, steps_per_epoch
-from data_pipeline.python_calls import python_call
 from data_pipeline.reader import PLACEHOLDER, RecordReader
 
 Element = dict[str, tf.Tensor]
@@ -118,7 +120,7 @@ def _ordered(order: BatchOrder, start_step: int) -> tf.data.Dataset:
     def batches(first: tf.Tensor) -> Element:
         call = partial(_call_order, order, at_once)
         types = [tf.int64, tf.float32, tf.float32, tf.float32]
-        examples, mask, draws, batch_examples = python_call(call, [first], types)
+        examples, mask, draws, batch_examples = tf.numpy_function(call, [first], types, stateful=False)
         examples.set_shape([None, size])
         mask.set_shape([None, size])
         draws.set_shape([None, size, None])
@@ -184,7 +186,7 @@ def _is_whole(record: tf.Tensor) -> tf.Tensor:
 
 def _read(reader: RecordReader, examples: tf.Tensor) -> tf.Tensor:
     """The serialized Examples, a string each."""
-    (records,) = python_call(partial(_call_read, reader), [examples], [tf.string])
+    (records,) = tf.numpy_function(partial(_call_read, reader), [examples], [tf.string], stateful=False)
     records.set_shape(examples.shape)
     return records
 

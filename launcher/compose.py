@@ -1,5 +1,6 @@
 """Words on the command line -> a typed JobSpec. What Hydra refuses becomes a BadSpec with the nearest spelling."""
 
+import contextlib
 import dataclasses
 import difflib
 import re
@@ -12,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -46,6 +48,7 @@ class Asked:
 def compose(words: Sequence[str]) -> Asked:
     """The job that `words` (group=option, key=value) ask for, over the defaults of conf/config.yaml."""
     register()
+    words = [_literal(word) for word in words]
     keys = [_key(word) for word in words]
     problems = [problem for word, key in zip(words, keys, strict=True) for problem in _key_problems(word, key)]
     if problems:
@@ -86,6 +89,22 @@ def nearest(word: str, known: Sequence[str]) -> str:
     """'did you mean ...?' with the closest of `known`, or nothing."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else ""
+
+
+def _literal(word: str) -> str:
+    """The word, its value quoted for Hydra where the key takes text, so that blanks, commas and letters of any language
+    mean themselves. What is quoted already, and null, stay as they are.
+    """
+    name, is_override, value = word.partition("=")
+    key = name.lstrip("+")
+    if not is_override or key not in known_keys() or str not in _types(_hint(key)):
+        return word
+    with contextlib.suppress(HydraException):
+        parsed = OverridesParser.create().parse_override(word).value()
+        if parsed is None or isinstance(parsed, str | QuotedString):
+            return word
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
+    return f"{name}='{escaped}'"
 
 
 def _key(word: str) -> str:

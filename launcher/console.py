@@ -62,12 +62,12 @@ class Console:
         is_wide = self._rich.width >= WIDE
         if self._bar is None:
             texts = TextColumn("{task.description}"), TextColumn("{task.fields[numbers]}")
-            middle = (BarColumn(30), TaskProgressColumn()) if is_wide else (BarColumn(10),)
+            middle = (BarColumn(30), TaskProgressColumn()) if is_wide else ()
             self._bar = Progress(texts[0], *middle, texts[1], console=self._rich)
             self._bar.add_task("", numbers="", total=None)
             self._bar.start()
         done, total = counts(told)
-        said = [*(position(told) if is_wide else []), *numbers(told)]
+        said = [*(position(told) if is_wide else position(told)[:1]), *numbers(told)]
         phase = str(told.get("phase", ""))
         self._bar.update(self._bar.task_ids[0], description=phase, completed=done, total=total, numbers="  ".join(said))
 
@@ -97,7 +97,7 @@ def position(told: Mapping[str, Any]) -> list[str]:
     done, total = counts(told)
     words = [f"{done}/{total}"] if total else []
     if told.get("epochs"):
-        words.append(f"epoch {told.get('epoch') or 0:.1f}/{told['epochs']:.4g}")
+        words.append(f"epoch {told.get('epoch') or 0:.1f}/{told['epochs']:.1f}")
     return words
 
 

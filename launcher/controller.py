@@ -15,7 +15,7 @@ from launcher.console import Console
 from launcher.interrupts import Interrupts
 from launcher.journal import Journal
 from launcher.messages import AgentReport, Order, WorkerStatus
-from launcher.recovery import Action, Decision, Ending, Kind, decide, diagnose
+from launcher.recovery import Action, Decision, Ending, Kind, decide, diagnose, trained_step
 from launcher.rendezvous import Absent, ranks
 
 logger = logging.getLogger(__name__)
@@ -74,6 +74,7 @@ class Controller:
         journal: Journal,
         console: Console,
         interrupts: Interrupts,
+        is_preparing: bool = False,
     ):
         self._cluster = cluster
         self._gang = gang
@@ -81,6 +82,9 @@ class Controller:
         self._journal = journal
         self._console = console
         self._interrupts = interrupts
+        # Nothing of an unfinished preparation is worth saving: a stop ends it at once.
+        self._is_preparing = is_preparing
+        self._grace_s = 0.0 if is_preparing else cluster.grace_s
         self._step = 0
 
     def run(self, first_attempt: int) -> Outcome:
@@ -128,10 +132,11 @@ class Controller:
             if all(status.exit_code == exit_codes.DONE for status in statuses.values()):
                 return diagnose(statuses, stop_requested=False)
             if self._has_failed(statuses):
-                return diagnose(statuses, asked is not None)
+                ending = diagnose(statuses, asked is not None)
+                return self._out_of_grace(attempt) if self._is_preparing and ending.kind is Kind.stopped else ending
             if asked is None and self._wants_stop():
                 asked = self._ask_to_stop(attempt)
-            if asked is not None and time.monotonic() - asked > self._cluster.grace_s:
+            if asked is not None and time.monotonic() - asked > self._grace_s:
                 return self._out_of_grace(attempt)
             if stalled := self._stalled(statuses):
                 return self._end_hang(attempt, statuses, stalled)
@@ -150,7 +155,7 @@ class Controller:
                 self._journal.told(attempt, rank, event)
         chief = statuses.get(0)
         if chief is not None and chief.progress:
-            self._step = max(self._step, int(chief.step or 0))
+            self._step = max(self._step, trained_step(chief) or 0)
             self._console.progress(chief.progress)
 
     def _wants_stop(self) -> bool:
@@ -160,16 +165,14 @@ class Controller:
 
     def _ask_to_stop(self, attempt: int) -> float:
         self._journal.event("stop_requested", attempt, reason=self._interrupts.reason)
-        grace = (
-            f": saving, at most {self._cluster.grace_s:g} s; Ctrl-C again kills at once"
-            if self._cluster.grace_s
-            else ""
-        )
-        self._console.say(f"{self._interrupts.reason}{grace}")
+        saving = f"saving, at most {self._grace_s:g} s; Ctrl-C again kills at once"
+        self._console.say(f"{self._interrupts.reason}: {saving if self._grace_s else 'stopping'}")
         self._gang.send("stop")
         return time.monotonic()
 
     def _out_of_grace(self, attempt: int) -> Ending:
+        if self._is_preparing:
+            return Ending(Kind.stopped, message="stopped while preparing; the same command goes on")
         message = f"not saved within cluster.grace_s={self._cluster.grace_s:g}; the last checkpoint stands"
         self._journal.event("grace_exceeded", attempt, grace_s=self._cluster.grace_s)
         return Ending(Kind.stopped, step=self._step, message=message)
@@ -207,6 +210,11 @@ class Controller:
             reason = f"{self._interrupts.reason}: {decision.reason}"
             return Outcome("stopped", attempt, ending.step or self._step, reason, self._interrupts.exit_code)
         code = exit_codes.BAD_SPEC if ending.kind is Kind.bad_spec else exit_codes.FAILED
-        tail = () if ending.rank is None or ending.kind is Kind.bad_spec else self._gang.tail(ending.rank)
+        tail = self._gang.tail(ending.rank) if ending.rank is not None and _is_explained_by_log(ending) else ()
         step = max(ending.step or 0, self._step)
         return Outcome("failed", attempt, step, decision.reason, code, ending.rank, tail, ending.others or {})
+
+
+def _is_explained_by_log(ending: Ending) -> bool:
+    """Whether the log says more than the message: a bug's traceback, or the last words before a signal."""
+    return ending.kind in (Kind.user, Kind.unknown) or (ending.exit_code or 0) < 0

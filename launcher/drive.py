@@ -43,16 +43,14 @@ class Drive:
         attempt = next_attempt(self.run_dir)
         if needs_data(job):
             self.console.say(f"preparing {job.data.name} into {data_url(job)}")
-            # Nothing of an unfinished preparation is worth saving: a stop ends it at once.
-            cluster = dataclasses.replace(job.cluster, grace_s=0.0)
-            outcome = self._control(cluster, gang, orders.prepare).run(attempt)
+            outcome = self._control(job.cluster, gang, orders.prepare, is_preparing=True).run(attempt)
             if outcome.state != "succeeded" or job.job is Verb.prepare:
                 return outcome
             attempt = outcome.attempts
         return self._control(job.cluster, gang, orders.work).run(attempt)
 
-    def _control(self, cluster: ClusterSpec, gang: Gang, planner: Planner) -> Controller:
-        return Controller(cluster, gang, planner, Journal(self.run_dir), self.console, self.interrupts)
+    def _control(self, cluster: ClusterSpec, gang: Gang, planner: Planner, is_preparing: bool = False) -> Controller:
+        return Controller(cluster, gang, planner, Journal(self.run_dir), self.console, self.interrupts, is_preparing)
 
     @contextlib.contextmanager
     def _own_standby(self) -> Iterator[Standby | None]:

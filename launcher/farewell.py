@@ -41,12 +41,19 @@ def metrics_lines(run_dir: RunDir) -> list[str]:
 
 def command(job: JobSpec, *words: str) -> str:
     """What to type for this run."""
-    program = "convoy" if os.path.basename(sys.argv[0]) == "convoy" else f"{tool('python')} launcher/run.py"
     said = [*words, f"run_id={job.run_id}"]
     if job.storage.root != StorageSpec().root:
         said += [f"storage={job.storage.kind.name}"] if job.storage.kind is not StorageSpec().kind else []
         said.append(f"storage.root={job.storage.root}")
-    return " ".join([program, *map(shlex.quote, said)])
+    return " ".join([_program(), *map(shlex.quote, said)])
+
+
+def _program() -> str:
+    """How this program was started, to be typed again in the same folder."""
+    typed = sys.argv[0]
+    if os.path.basename(typed) == "convoy":
+        return "convoy" if shutil.which("convoy") else shlex.quote(typed)
+    return f"{tool('python')} {shlex.quote(typed)}"
 
 
 def _places(run_dir: RunDir) -> list[str]:

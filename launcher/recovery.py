@@ -21,6 +21,7 @@ from conf.exit_codes import BAD_SPEC, DONE, STOPPED
 from launcher.messages import WorkerStatus
 from launcher.rendezvous import ranks
 
+TRAINED_PHASES = ("training", "saving", "evaluating", "exporting")
 PORT_TRIES = 5
 PREEMPTIONS_WITHOUT_PROGRESS = 20
 LONGEST_BACK_OFF_S = 30.0
@@ -98,11 +99,11 @@ class Decision:
 
 def diagnose(statuses: Mapping[int, WorkerStatus], stop_requested: bool, stalled: Sequence[int] = ()) -> Ending:
     """How an attempt ended, from the last status of every rank. `stalled` names ranks that made no progress."""
-    step = max((status.step or 0 for status in statuses.values()), default=0)
+    step = max((trained_step(status) or 0 for status in statuses.values()), default=0)
     if stalled:
         first = statuses[stalled[0]]
         message = f"no progress from {ranks(stalled)} for {first.silent_s:.0f} s"
-        return Ending(Kind.hang, first.rank, None, first.step, first.first_step, message)
+        return Ending(Kind.hang, first.rank, None, trained_step(first), first.first_step, message)
     deaths = [status for status in statuses.values() if status.ended and status.exit_code != DONE]
     if not deaths:
         return Ending(Kind.done, step=step)
@@ -113,7 +114,14 @@ def diagnose(statuses: Mapping[int, WorkerStatus], stop_requested: bool, stalled
     # A refusal explains more than the deaths that follow from it; else the first in time is the cause.
     first = min(real, key=lambda status: (status.exit_code != BAD_SPEC, status.exit_time))
     others = {status.rank: explain(status) for status in real if status is not first}
-    return Ending(kind_of(first), first.rank, first.exit_code, first.step, first.first_step, explain(first), others)
+    return Ending(
+        kind_of(first), first.rank, first.exit_code, trained_step(first), first.first_step, explain(first), others
+    )
+
+
+def trained_step(status: WorkerStatus) -> int | None:
+    """The last optimizer step it reported; None where its steps count something else, as while preparing."""
+    return status.step if status.progress.get("phase") in TRAINED_PHASES else None
 
 
 def kind_of(status: WorkerStatus) -> Kind:

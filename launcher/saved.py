@@ -36,12 +36,15 @@ def amended(saved: JobSpec, asked: Asked) -> JobSpec:
 
 def open_run(asked: Asked, run_id: str) -> tuple[RunDir, JobSpec]:
     """The run directory and the job to run in it. A new run is not written yet; see `freeze`."""
-    run_dir = RunDir(asked.job.storage.root, run_id)
     job = dataclasses.replace(asked.job, run_id=run_id)
     try:
+        run_dir = RunDir(job.storage.root, run_id)
         text = run_dir.store.get(JOB).decode()
     except NotStored:
         return run_dir, job
+    except StoreError as error:
+        cure = "choose another with storage.root=..., or mend what is there"
+        raise BadSpec.of("storage.root", job.storage.root, f"cannot be read ({error})", cure) from error
     if not job.resume:
         law, cure = "this run exists already, and resume=false asks not to touch it", "another run_id, or resume=true"
         raise BadSpec.of("run_id", run_id, law, cure)

@@ -103,4 +103,6 @@ def stop_on_signals(channel: Channel) -> None:
         channel.stop_requested = True
 
     signal.signal(signal.SIGTERM, ask)
+    # The launcher holds SIGTERM back from Ray's processes, and a blocked signal stays blocked in their children.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     signal.signal(signal.SIGINT, ask if isinstance(channel, Terminal) else signal.SIG_IGN)

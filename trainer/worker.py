@@ -20,8 +20,9 @@ from conf.files import load_job
 from conf.schema import Accelerator, JobSpec, Verb
 from storage import run_dir as names
 from storage.run_dir import RunDir
-from storage.store import NotStored, StoreError, open_store
+from storage.store import NotStored, open_store
 from trainer.channel import Channel, open_channel, stop_on_signals
+from trainer.failures import kind_of, sentence_of
 from trainer.session import Session
 from trainer.topology import find_topology
 from trainer.training import run_task
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The one place where any error becomes an exit code: the launcher decides by it and by the kind.
     except Exception as error:
         traceback.print_exc()
-        channel.say("error", error_kind=kind_of(error), message=f"{type(error).__name__}: {error}")
+        channel.say("error", error_kind=kind_of(error), message=sentence_of(error))
         return exit_codes.FAILED
 
 
@@ -90,19 +91,6 @@ def read_job(url: str) -> JobSpec:
 def rank_of(environment: Mapping[str, str]) -> int:
     """This worker's number, before TensorFlow is asked."""
     return int(json.loads(environment.get("TF_CONFIG", "{}")).get("task", {}).get("index", 0))
-
-
-def kind_of(error: Exception) -> str:
-    """The kind of a failure, for the launcher's policy: user, infrastructure, bad_data or out_of_memory."""
-    if isinstance(error, tf.errors.ResourceExhaustedError | MemoryError):
-        return "out_of_memory"
-    if isinstance(error, tf.errors.DataLossError) or "corrupt record" in str(error):
-        return "bad_data"
-    errors = tf.errors
-    lost_peer = errors.UnavailableError | errors.AbortedError | errors.CancelledError | errors.DeadlineExceededError
-    if isinstance(error, lost_peer | StoreError | OSError | tf.errors.InternalError):
-        return "infrastructure"
-    return "user"
 
 
 def run_and_exit(argv: Sequence[str] | None = None) -> None:

@@ -1,7 +1,5 @@
 """What a training loop gets: the right pixels at the right places, whichever way they are read, from any step."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -276,25 +274,3 @@ def test_shards_far_away_are_copied_once_and_verified(
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(CorruptRecord, match=rf"{path.name}: its checksum is not the manifest's"):
         RecordReader(damaged, "test")
-
-
-# a process that uses it
-
-
-@pytest.mark.parametrize("memory_bytes", [0, 1 << 28])
-def test_a_process_ends_while_data_is_being_read(digits: Manifest, repository: Path, memory_bytes: int) -> None:
-    code = f"""
-import os, time
-from conf.schema import DataSpec
-from data_pipeline.manifest import load_manifest
-from data_pipeline.order import BatchShape
-from data_pipeline.pipeline import training_dataset
-data = DataSpec(memory_bytes={memory_bytes})
-dataset = training_dataset(load_manifest({digits.url!r}), data, 0, BatchShape(64), range(1), 8)
-iterator = iter(dataset)
-for _ in range(50):
-    next(iterator)
-"""
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, cwd=repository, timeout=90, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-2000:]

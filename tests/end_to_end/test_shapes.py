@@ -12,10 +12,10 @@ from safetensors.numpy import load_file
 from data_pipeline.manifest import load_manifest
 
 JOB = (
-    "trainer.steps=20",
+    "trainer.steps=60",
     "trainer.model.dropout=0",
     "trainer.optimizer.name=sgd",
-    "trainer.optimizer.learning_rate=0.05",
+    "trainer.optimizer.learning_rate=0.1",
     "trainer.export_at_end=false",
 )
 #: Workers, and replicas a worker.
@@ -39,7 +39,7 @@ def shapes(convoy):
     """The same job on every shape."""
     for run_id, (cluster, _) in SHAPES.items():
         convoy.run(f"run_id={run_id}", cluster, "cluster.accelerator=cpu", *JOB)
-    return {run_id: weights(convoy, run_id, 20) for run_id in SHAPES}
+    return {run_id: weights(convoy, run_id, 60) for run_id in SHAPES}
 
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape != "one"])
@@ -59,7 +59,7 @@ def test_every_worker_is_a_process_with_a_log_of_its_own(shapes, convoy, shape):
     workers = SHAPES[shape][1]
     pids = {event["details"]["pid"] for event in convoy.events(shape, "worker_started")}
     assert len(pids) == workers
-    assert len(list((convoy.runs / shape / "attempts").glob("*/rank_*.log"))) == workers + (shape == "one")
+    assert len(list((convoy.runs / shape / "attempts").glob("*/rank_*.log"))) == workers
 
 
 def test_the_plan_starts_nothing(convoy):

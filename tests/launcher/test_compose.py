@@ -54,6 +54,35 @@ def test_a_wrong_word_is_refused_with_the_nearest_spelling(word, said):
         assert words in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/tmp/räum",
+        "/tmp/räum ö x",
+        "/データ/画像",
+        "a,b",
+        "a=b",
+        "~/it's (mine) #1",
+        "[x]",
+        "back\\slash ä",
+        "ends ä\\",
+        "ä\\'ä\\\\'",
+        "007",
+        "1e3",
+        "true",
+        "",
+    ],
+)
+def test_text_is_taken_as_it_is_typed(path):
+    job = compose([f"data.path={path}", f"storage.root={path}"]).job
+    assert (job.data.path, job.storage.root) == (path, path)
+
+
+def test_text_that_is_quoted_for_hydra_already_stays_so():
+    job = compose(["data.path='a b,c'", 'storage.root="räum"', "trainer.class_weights=null"]).job
+    assert (job.data.path, job.storage.root, job.trainer.class_weights) == ("a b,c", "räum", None)
+
+
 def test_all_wrong_keys_are_reported_at_once():
     with pytest.raises(BadSpec) as refused:
         compose(["trainer.stepz=3", "clutser=4gpu"])

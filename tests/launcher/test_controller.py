@@ -1,6 +1,7 @@
 """The loop, one attempt after another, against a gang that follows a script. No Ray, no process."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,10 +63,11 @@ class Setting:
         self.interrupts = Interrupts()
         self.cluster = ClusterSpec(**cluster)
 
-    def run(self, gang: ScriptedGang) -> Outcome:
+    def run(self, gang: ScriptedGang, is_preparing: bool = False) -> Outcome:
         order = Order("module", (), "", "", "")
         console, journal = Console(), Journal(self.run_dir)
-        return Controller(self.cluster, gang, lambda *_: [order], journal, console, self.interrupts).run(1)
+        made = Controller(self.cluster, gang, lambda *_: [order], journal, console, self.interrupts, is_preparing)
+        return made.run(1)
 
     def kinds(self) -> list[str]:
         return [event["kind"] for event in self.run_dir.events()]
@@ -144,6 +146,35 @@ def test_grace_ends(tmp_path):
     found = setting.run(gang)
     assert (found.state, gang.log[-1]) == ("stopped", "kill")
     assert "grace_s=0.05" in found.reason
+
+
+@pytest.mark.parametrize("code", [None, 75])
+def test_a_stop_while_preparing_saves_nothing_and_counts_no_steps(setting, code, capsys):
+    setting.run_dir.write_json(STOP_REQUEST, {})
+    preparing = WorkerStatus(0, True, progress={"phase": "preparing", "step": 1376})
+    gang = ScriptedGang([[preparing], [replace(preparing, exit_code=code)]])
+    found = setting.run(gang, is_preparing=True)
+    assert (found.state, found.step) == ("stopped", 0)
+    assert found.reason == "job=stop: stopped while preparing; the same command goes on"
+    assert "job=stop: stopping" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [
+        ("user", True),
+        ("unknown", True),
+        ("infrastructure", False),
+        ("bad_data", False),
+        ("no_capacity", False),
+        ("bad_spec", False),
+    ],
+)
+def test_the_logs_end_is_shown_where_it_says_more_than_the_message(tmp_path, kind, shown):
+    died = at(0, code=1, error={"error_kind": kind, "message": "/runs/x: a sentence - and its cure"})
+    found = Setting(tmp_path, max_restarts=0).run(ScriptedGang([[died]]))
+    assert (found.state, found.rank, bool(found.log_tail)) == ("failed", 0, shown)
+    assert "/runs/x: a sentence - and its cure" in found.reason
 
 
 def test_a_worker_that_was_preempted_is_started_again_for_nothing(tmp_path):

@@ -15,7 +15,8 @@ from launcher.lease import EXPIRES_S, LEASE, Lease, Owner, birth, is_alive
 from launcher.saved import amended, existing_run, freeze, open_run, reconcile
 from storage.run_dir import RunDir, checkpoint_name
 
-SAVED = compose(["run_id=x", "trainer.steps=100", "data.image_size=8", "cluster=2cpu", "seed=3"]).job
+OPTIONS = ["trainer.model.options.dense=64", "trainer.model.options.depth=2"]
+SAVED = compose(["run_id=x", "trainer.steps=100", "data.image_size=8", "cluster=2cpu", "seed=3", *OPTIONS]).job
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,14 @@ def test_resume_false_refuses_a_run_that_exists(tmp_path):
     with pytest.raises(BadSpec, match="resume=false"):
         open_run(asked(tmp_path, "resume=false"), "x")
     assert open_run(asked(tmp_path, "resume=false"), "y")[1].run_id == "y"
+
+
+@pytest.mark.parametrize("root", ["file", "file/below", "s3://bucket"])
+def test_a_root_that_is_no_folder_is_refused(tmp_path, monkeypatch, root):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    with pytest.raises(BadSpec, match=r"storage\.root="):
+        open_run(compose([f"storage.root={root}"]), "x")
 
 
 def test_a_verb_on_a_run_that_is_not_there_is_refused(tmp_path):

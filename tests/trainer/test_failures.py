@@ -1,0 +1,33 @@
+"""What an exception is called, and what is said of it."""
+
+import pytest
+import tensorflow as tf
+
+from data_pipeline.records import CorruptRecord
+from storage.store import StoreError
+from trainer.failures import kind_of, sentence_of
+
+WRAPPED = "{{function_node __wrapped__IteratorGetNext}} Error in user-defined function\nCorruptRecord: a.tfrecord: corrupt record 3 at byte 90\n\nTraceback"
+HEARTBEAT = 'Graph execution error:\n\nDetected at node while/CollectiveReduceV2 defined at:\n  File "<frozen runpy>"\nRPC: /tensorflow.CoordinationService/Heartbeat'
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (tf.errors.InvalidArgumentError(None, None, WRAPPED), "bad_data", "a.tfrecord: corrupt record 3 at byte 90"),
+        (CorruptRecord("b.tfrecord is cut off"), "bad_data", "b.tfrecord is cut off"),
+        (tf.errors.DeadlineExceededError(None, None, HEARTBEAT), "infrastructure", "lost contact with another worker"),
+        (StoreError("x: cannot write - No space left on device"), "no_capacity", "No space left on device"),
+        (OSError(28, "full"), "no_capacity", "full"),
+        (tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"), "out_of_memory", "OOM when allocating"),
+        (ValueError("two\nlines"), "user", "ValueError: two"),
+    ],
+)
+def test_an_exception_has_a_kind_and_one_sentence(error, kind, words):
+    assert kind_of(error) == kind
+    assert words in sentence_of(error) and "\n" not in sentence_of(error)
+
+
+def test_the_sentence_of_a_lost_peer_names_the_cause_not_the_place_in_the_graph():
+    said = sentence_of(tf.errors.DeadlineExceededError(None, None, HEARTBEAT))
+    assert "Heartbeat" in said and "runpy" not in said

@@ -1,0 +1,51 @@
+"""From an exception to a kind and one sentence: what the launcher decides by, and what a person reads."""
+
+import errno
+import re
+
+import tensorflow as tf
+
+from data_pipeline.records import CorruptRecord
+from storage.store import StoreError
+
+_LOST_PEER = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
+#: What an exception from inside a tf.data function looks like once TensorFlow has wrapped it.
+_CORRUPT = re.compile(r"CorruptRecord: (.+)")
+_NO_SPACE = "No space left on device"
+
+
+def kind_of(error: BaseException) -> str:
+    """The kind of a failure: user, infrastructure, no_capacity, bad_data or out_of_memory."""
+    if isinstance(error, CorruptRecord | tf.errors.DataLossError) or _CORRUPT.search(str(error)):
+        return "bad_data"
+    if _NO_SPACE in str(error) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
+        return "no_capacity"
+    if isinstance(error, tf.errors.ResourceExhaustedError | MemoryError):
+        return "out_of_memory"
+    if isinstance(error, (*_LOST_PEER, StoreError, OSError, tf.errors.InternalError)):
+        return "infrastructure"
+    return "user"
+
+
+def sentence_of(error: BaseException) -> str:
+    """What is worth saying of it, in one line; the log has the rest."""
+    corrupt = _CORRUPT.search(str(error))
+    if corrupt:
+        return corrupt[1].strip()
+    if isinstance(error, CorruptRecord | StoreError):
+        return str(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    if isinstance(error, _LOST_PEER):
+        return f"lost contact with another worker ({type(error).__name__}: {_cause(lines)})"
+    return f"{type(error).__name__}: {_cause(lines) if isinstance(error, tf.errors.OpError) else lines[0]}"
+
+
+def _cause(lines: list[str]) -> str:
+    """The line of TensorFlow's many that says what happened: the first behind the place in the graph."""
+    telling = [line for line in lines if not line.startswith(("Detected at", "File ", "Graph execution", "[["))]
+    return next((line for line in telling if not line.startswith("{{function_node")), lines[0])[:300]
