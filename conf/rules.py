@@ -1,6 +1,7 @@
 """Every rule across fields. All problems are found and reported at once; what is wrong names its cure."""
 
 import difflib
+import math
 import re
 
 from conf.errors import BadSpec, Problem
@@ -9,6 +10,8 @@ from conf.schema import Accelerator, ClusterSpec, DataSpec, JobSpec, StoreKind, 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad")
 SCHEDULES = ("constant", "cosine")
+#: What the random generators of NumPy and TensorFlow take as a seed.
+SEEDS = range(2**32)
 #: Verbs that work on a run which must exist already.
 ON_A_RUN = (Verb.evaluate, Verb.export, Verb.status, Verb.stop)
 
@@ -103,12 +106,19 @@ def _positive(job: JobSpec) -> list[Problem]:
         "cluster.hang_timeout_s": cluster.hang_timeout_s,
         "cluster.grace_s": cluster.grace_s,
     }
-    law = "must be greater than 0"
-    return [
-        Problem(name, value, law, f"leave {name} out for its default, or give a positive number")
+    problems = [
+        Problem(name, value, "must be greater than 0", f"leave {name} out for its default, or give a positive number")
         for name, value in counts.items()
         if value is not None and not value > 0
     ]
+    rate = trainer.optimizer.learning_rate
+    if rate > 0 and not math.isfinite(rate):
+        law = "must be a finite number"
+        problems.append(Problem("trainer.optimizer.learning_rate", rate, law, "trainer.optimizer.learning_rate=0.001"))
+    if job.seed not in SEEDS:
+        law = f"a seed is a whole number from 0 to {SEEDS[-1]}"
+        problems.append(Problem("seed", job.seed, law, f"seed={abs(job.seed) % len(SEEDS)}"))
+    return problems
 
 
 def _data(data: DataSpec) -> list[Problem]:
@@ -151,7 +161,7 @@ def _shares(job: JobSpec) -> list[Problem]:
     problems = []
     split = job.data.split
     shares = (split.train, split.validation, split.test)
-    if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or split.train == 0:
+    if min(shares) < 0 or not abs(sum(shares) - 1) <= 1e-6 or split.train == 0:
         law = "shares are at least 0, train's is above 0, and together they are 1"
         problems.append(Problem("data.split", ":".join(map(str, shares)), law, "data.split.train=0.7 and so on"))
     ranges = {
