@@ -4,6 +4,7 @@ from typing import cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from conf.errors import BadSpec
 from conf.schema import JobSpec
@@ -19,7 +20,7 @@ def load_job(text: str, origin: str) -> JobSpec:
     try:
         loaded = OmegaConf.merge(OmegaConf.structured(JobSpec), OmegaConf.create(text))
         return cast(JobSpec, OmegaConf.to_object(loaded))
-    except (OmegaConfBaseException, ValueError) as error:
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise BadSpec.of(
             "job", origin, f"this file is not a job: {first}", "restore it, or start a new run_id"

@@ -8,8 +8,8 @@ Elements (n examples of one replica, its first micro-batch first):
     image float32 [n, side, side, channels] 0..255 · label int32 [n] · mask float32 [n], 0 where a batch is filled up
     weight float32 [n] of the example · batch_examples float32 [], real examples in the whole global batch
 
-A process that has begun to read should end by `os._exit`, as the worker does: TensorFlow goes on filling its buffers, and a
-thread of its that waits for the interpreter while that shuts down waits for ever.
+A process that has begun to read should end by `os._exit`, as the worker does: TensorFlow goes on filling its buffers,
+and a thread of its that waits for the interpreter while that shuts down waits for ever.
 """
 
 import os

@@ -83,8 +83,8 @@ def class_weights() -> dict[int, float]:
 def new_model(case: Case) -> keras.Model:
     """The same small network with the same first weights, every time.
 
-    The weights come from a generator of their own: Keras draws its seeds from Python's global one, which any thread that
-    an earlier test has left behind may move.
+    The weights come from a generator of their own: Keras draws its seeds from Python's global one, which any thread
+    that an earlier test has left behind may move.
     """
     batch_norm = case.batch_norm is not None
     options = {"filters": [8, 8], "dense": 16, "batch_norm": batch_norm}

@@ -7,8 +7,15 @@ from data_pipeline.records import CorruptRecord
 from storage.store import StoreError
 from trainer.failures import kind_of, sentence_of
 
-WRAPPED = "{{function_node __wrapped__IteratorGetNext}} Error in user-defined function\nCorruptRecord: a.tfrecord: corrupt record 3 at byte 90\n\nTraceback"
-HEARTBEAT = 'Graph execution error:\n\nDetected at node while/CollectiveReduceV2 defined at:\n  File "<frozen runpy>"\nRPC: /tensorflow.CoordinationService/Heartbeat'
+WRAPPED = """{{function_node __wrapped__IteratorGetNext}} Error in user-defined function
+CorruptRecord: a.tfrecord: corrupt record 3 at byte 90
+
+Traceback"""
+HEARTBEAT = """Graph execution error:
+
+Detected at node while/CollectiveReduceV2 defined at:
+  File "<frozen runpy>"
+RPC: /tensorflow.CoordinationService/Heartbeat"""
 
 
 @pytest.mark.parametrize(
