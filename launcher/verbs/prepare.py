@@ -2,6 +2,7 @@
 
 from conf import rules
 from conf.data_url import data_url
+from launcher import early
 from launcher.compose import Asked
 from launcher.console import Console, show
 from launcher.drive import Drive, needs_data
@@ -16,6 +17,7 @@ def run(asked: Asked) -> int:
     """Prepare, or say that it is done already."""
     run_dir, job = open_run(asked, asked.job.run_id or new_run_id(asked.job))
     rules.check(job)
+    early.check(job)
     if job.dry_run:
         show(plan(job, run_dir, local_placement(job.cluster)))
         return 0

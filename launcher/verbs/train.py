@@ -4,6 +4,7 @@ from conf import rules
 from conf.errors import BadSpec
 from conf.exit_codes import BAD_SPEC, INTERRUPTED
 from conf.schema import JobSpec
+from launcher import early
 from launcher.compose import Asked
 from launcher.console import Console, show
 from launcher.controller import Outcome
@@ -22,11 +23,13 @@ def run(asked: Asked) -> int:
     """Train, or say that there is nothing left to do."""
     run_dir, job = open_run(asked, asked.job.run_id or new_run_id(asked.job))
     rules.check(job)
+    last = outcome(run_dir)
+    if last.get("state") != "succeeded":
+        early.check(job)
     placement = local_placement(job.cluster)
     if job.dry_run:
         show(plan(job, run_dir, placement))
         return 0
-    last = outcome(run_dir)
     if last.get("state") == "succeeded":
         show(f"run {job.run_id} is finished ({last.get('step')} steps): {run_dir.url} - another run_id begins anew")
         return 0

@@ -1,0 +1,97 @@
+"""What can be seen to be wrong before anything is started: data that is not there, a model that nobody wrote."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from conf import rules
+from conf.data_url import PREPARED
+from conf.errors import BadSpec, Problem
+from conf.schema import DataSpec, JobSpec, ModelSpec
+from launcher.child import ROOT
+from launcher.drive import needs_data
+from storage.data_dir import MANIFEST
+
+MODELS = Path(ROOT, "trainer", "models")
+#: Files there that families share (trainer.models.SHARED).
+SHARED = ("head", "pixels", "application")
+#: What the source `folder` takes for images and for splits (data_pipeline/sources/folder.py).
+IMAGES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
+SPLITS = frozenset({"train", "validation", "valid", "val", "test"})
+
+
+def check(job: JobSpec) -> None:
+    """Raise BadSpec with what a look at this machine shows."""
+    problems = [*_model(job.trainer.model)]
+    # Hosts of a running cluster may see other disks than this one does.
+    if job.cluster.address is None and needs_data(job):
+        problems += _source(job.data)
+    if problems:
+        raise BadSpec(problems)
+
+
+def families() -> list[str]:
+    """The names that trainer.model.name may have: the files in trainer/models."""
+    return sorted(path.stem for path in MODELS.glob("[!_]*.py") if path.stem not in SHARED)
+
+
+def _model(model: ModelSpec) -> Iterator[Problem]:
+    known = families()
+    if model.name not in known:
+        cure = rules.nearest(model.name, known)
+        yield Problem("trainer.model.name", model.name, "there is no such model", cure)
+
+
+def _source(data: DataSpec) -> Iterator[Problem]:
+    if data.path is None or "://" in data.path:
+        return
+    path = Path(data.path).expanduser().absolute()
+    if not os.path.exists(path):  # False too where we may not look
+        yield Problem("data.path", data.path, f"there is nothing at this path ({path})", "give one that exists")
+    elif data.name == PREPARED:
+        law = f"there is no prepared set here: {MANIFEST} is missing"
+        yield Problem("data.path", data.path, law, "give the folder that job=prepare wrote, or prepare it again")
+    elif data.name == "folder":
+        yield from _folder(data, path)
+
+
+def _folder(data: DataSpec, path: Path) -> Iterator[Problem]:
+    if not path.is_dir():
+        yield Problem("data.path", data.path, "this is a file, not a folder", "give the folder above it")
+        return
+    try:
+        classes = list(itertools.islice(_classes(path), 2))
+    except OSError as error:
+        law = f"this folder cannot be read: {error.strerror or error}"
+        yield Problem("data.path", data.path, law, "mend its permissions")
+        return
+    if len(classes) < 2:
+        found = f"the only folder with images in it is {classes[0]}/" if classes else "no folder below it has images"
+        law = f"{found}, and a classifier needs two classes"
+        yield Problem("data.path", data.path, law, "one folder a class, with images in it: DIR/class/image.jpg")
+
+
+def _classes(root: Path) -> Iterator[str]:
+    """The classes below `root`, each once, as soon as its first image is seen."""
+    names = _folders(root)
+    splits = [root / name for name in names] if "train" in names and set(names) <= SPLITS else [root]
+    seen = set()
+    for split in splits:
+        for name in _folders(split):
+            if name not in seen and _has_image(split / name):
+                seen.add(name)
+                yield name
+
+
+def _folders(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _has_image(folder: Path) -> bool:
+    return any(
+        os.path.splitext(name)[1].lower() in IMAGES and not name.startswith(".")
+        for _, _, names in os.walk(folder, followlinks=True)
+        for name in names
+    )

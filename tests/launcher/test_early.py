@@ -1,0 +1,96 @@
+"""What is refused before anything is started."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conf.errors import BadSpec
+from data_pipeline.sources import folder
+from launcher import early
+from launcher.compose import compose
+
+HERE = Path(early.ROOT)
+
+
+def photos(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def refusal(*words: str) -> str:
+    with pytest.raises(BadSpec) as refused:
+        early.check(compose(words).job)
+    return str(refused.value)
+
+
+def test_a_misspelt_model_is_refused_with_the_nearest():
+    said = refusal("trainer.model.name=convnt")
+    assert "trainer.model.name=convnt" in said and "did you mean convnet?" in said
+    assert "no such model" in refusal("trainer.model.name=pixels")  # a file that families share is none
+
+
+def test_the_models_are_those_of_the_trainer():
+    shared = re.search(r"^SHARED = (.*)$", (early.MODELS / "__init__.py").read_text(), re.MULTILINE)
+    assert set(ast.literal_eval(shared[1])) == set(early.SHARED)
+    assert {"convnet", "xception"} <= set(early.families())
+
+
+def test_images_and_splits_are_those_of_the_source():
+    assert folder.SUFFIXES == early.IMAGES
+    assert set(folder._SPLITS) == early.SPLITS
+
+
+@pytest.mark.parametrize("data", ["folder", "csv", "npz", "mnist", "tfrecord"])
+def test_a_path_with_nothing_there_is_refused(tmp_path, data):
+    assert "there is nothing at this path" in refusal(f"data={data}", f"data.path={tmp_path}/gone")
+
+
+def test_several_problems_are_told_at_once(tmp_path):
+    said = refusal("trainer.model.name=x", "data=csv", f"data.path={tmp_path}/gone")
+    assert "the job has 2 problems" in said
+
+
+def test_a_folder_that_is_not_prepared_is_no_prepared_set(tmp_path):
+    assert "manifest.json is missing" in refusal("data=tfrecord", f"data.path={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ([], "no folder below it has images"),
+        (["a.jpg", "b.jpg"], "no folder below it has images"),
+        (["cats/1.jpg", "dogs/notes.txt", ".hidden/1.jpg"], "the only folder with images in it is cats/"),
+        (["train/cats/1.jpg", "test/cats/1.jpg"], "the only folder with images in it is cats/"),
+    ],
+)
+def test_a_folder_without_two_classes_is_refused(tmp_path, files, said):
+    assert said in refusal("data=folder", f"data.path={photos(tmp_path, *files)}")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [["cats/1.jpg", "dogs/deep/1.PNG"], ["train/cats/1.jpg", "train/dogs/1.jpg"], ["train/1.jpg", "other/1.jpg"]],
+)
+def test_a_folder_of_two_classes_is_taken(tmp_path, files):
+    early.check(compose(["data=folder", f"data.path={photos(tmp_path, *files)}"]).job)
+
+
+def test_a_source_that_is_prepared_already_may_be_gone(tmp_path):
+    out = photos(tmp_path, "out/manifest.json") / "out"
+    early.check(compose(["data=folder", f"data.path={tmp_path}/gone", f"data.out={out}"]).job)
+
+
+@pytest.mark.parametrize("words", [["dry_run=true"], [], ["job=prepare"], ["job=prepare", "dry_run=true"]])
+def test_the_command_refuses_without_starting_anything(tmp_path, words):
+    line = [sys.executable, "launcher/run.py", "data=folder", "data.path=gone", f"storage.root={tmp_path}/runs", *words]
+    done = subprocess.run(line, cwd=HERE, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 78
+    assert "there is nothing at this path" in done.stdout + done.stderr
+    assert not list(tmp_path.iterdir())
