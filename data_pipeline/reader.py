@@ -101,7 +101,10 @@ class RecordReader:
 def _open_index(store: Store, shard: Shard) -> NDArray[np.uint64]:
     name = index_name(shard.name)
     path = _local(store, name, shard.index_crc32c)
-    _check_size(store, name, path, shard.num_examples * _PAIR_BYTES)
+    _check_size(store, name, path, shard.num_examples * _PAIR_BYTES, "index")
+    if shard.index_crc32c and _file_crc(path) != shard.index_crc32c:
+        law = "the index is damaged - its checksum is not the manifest's"
+        raise CorruptRecord(f"{store.url}/{name}: {law} - fetch or prepare the set again")
     if not shard.num_examples:
         return np.empty((0, 2), np.uint64)
     return np.memmap(path, "<u8", "r").reshape(-1, 2)
@@ -109,14 +112,14 @@ def _open_index(store: Store, shard: Shard) -> NDArray[np.uint64]:
 
 def _open_shard(store: Store, shard: Shard) -> int:
     path = _local(store, shard.name, shard.crc32c)
-    _check_size(store, shard.name, path, shard.num_bytes)
+    _check_size(store, shard.name, path, shard.num_bytes, "shard")
     return os.open(path, os.O_RDONLY)
 
 
-def _check_size(store: Store, name: str, path: Path, expected: int) -> None:
+def _check_size(store: Store, name: str, path: Path, expected: int, what: str) -> None:
     url = f"{store.url}/{name}"
     if not path.exists():
-        raise CorruptRecord(f"{url}: the shard is missing - the manifest names it - fetch or prepare the set again")
+        raise CorruptRecord(f"{url}: the {what} is missing - the manifest names it - fetch or prepare the set again")
     size = path.stat().st_size
     if size != expected:
         law = f"has {size} bytes, the manifest says {expected}"

@@ -242,15 +242,21 @@ def test_missing_and_cut_shards_are_named(damaged: Manifest) -> None:
         RecordReader(damaged, "train")
 
 
-def test_an_index_that_points_elsewhere_is_named(damaged: Manifest) -> None:
+def test_a_damaged_index_is_named(damaged: Manifest) -> None:
     path = Path(f"{first_shard(damaged)}.index")
     index = np.fromfile(path, "<u8").reshape(-1, 2)
     index[3, 0] += 1
     index[4, 1] = 10**12
     index.tofile(path)
+    with pytest.raises(CorruptRecord, match=rf"{path.name}: the index is damaged - its checksum"):
+        RecordReader(damaged, "train")
+    damaged.splits["train"].shards[0] = replace(damaged.splits["train"].shards[0], index_crc32c=0)  # nobody knew it
     for record in (3, 4):
         with pytest.raises(CorruptRecord, match=f"corrupt record {record} "):
             RecordReader(damaged, "train").read(np.array([record]))
+    path.unlink()
+    with pytest.raises(CorruptRecord, match=rf"{path.name}: the index is missing"):
+        RecordReader(damaged, "train")
 
 
 # far away
