@@ -1,15 +1,10 @@
-"""Hydra's entry: `python launcher/run.py [job=VERB] [group=option] [key=value]`, installed as the command `convoy`.
+"""The command itself: composes the job, checks it, and hands it to its verb.
 
-Composes the job, checks it, and hands it to its verb. Errors that are the user's to mend become one message and 78.
+Errors that are the user's to mend become one message and 78.
 """
 
 import logging
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-
-if __name__ == "__main__":  # Python put launcher/ first, where a file could shadow a standard module
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from conf import rules
 from conf.errors import BadSpec
@@ -21,14 +16,9 @@ from launcher.gate import NoRay
 from storage.store import StoreError
 
 
-def main() -> None:
-    """The process: its arguments in, its exit code out."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    sys.exit(run(sys.argv[1:]))
-
-
 def run(words: Sequence[str]) -> int:
     """Do what the words ask for; the exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         if any(word.startswith("-") for word in words):
             return flags.answer(list(words))
@@ -43,7 +33,3 @@ def run(words: Sequence[str]) -> int:
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
-
-
-if __name__ == "__main__":
-    main()

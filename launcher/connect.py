@@ -34,8 +34,8 @@ def own_ray(num_cpus: int, num_gpus: int) -> Iterator[None]:
     """A Ray for this process alone: loopback, a token of its own, a private folder; nothing is left of it."""
     sweep()
     folder = tempfile.mkdtemp(prefix=PREFIX)
-    Path(folder, "owner").write_text(_owner())
     try:
+        Path(folder, "owner").write_text(_owner())
         _start(folder, num_cpus, num_gpus)
         yield
     finally:

@@ -95,6 +95,8 @@ class Controller:
             try:
                 ending = self._attempt(attempt)
             except KeyboardInterrupt:
+                if self._interrupts.kills_at_once:
+                    raise
                 reason = "Ctrl-C twice: killed without saving; the last checkpoint stands"
                 return Outcome("stopped", attempt, self._step, reason, exit_codes.INTERRUPTED)
             endings.append(ending)
@@ -113,6 +115,7 @@ class Controller:
             return Ending(Kind.infrastructure, message=str(error))
         if self._interrupts.reason:
             return Ending(Kind.stopped, message="stopped before the workers were started")
+        self._interrupts.workers_start()
         orders = self._planner(attempt, reports)
         self._gang.start(orders)
         hosts = [report.host for report in reports]

@@ -16,6 +16,7 @@ from launcher.journal import Journal
 from launcher.messages import Standby
 from launcher.orders import Orders
 from launcher.placement import Placement
+from launcher.saved import outcome as last_outcome
 from launcher.standby import standby_server, wants_standby
 from storage.data_dir import is_prepared
 from storage.run_dir import ATTEMPTS, RunDir
@@ -32,6 +33,14 @@ class Drive:
 
     def run(self) -> Outcome:
         """Everything from the first process to the last; the outcome of what was asked for."""
+        try:
+            return self._run()
+        except KeyboardInterrupt:
+            reason = f"{self.interrupts.reason}: stopped before the workers were started"
+            step = int(last_outcome(self.run_dir).get("step") or 0)
+            return Outcome("stopped", next_attempt(self.run_dir) - 1, step, reason, self.interrupts.exit_code)
+
+    def _run(self) -> Outcome:
         with self._own_standby() as standby, connected(self.job.cluster) as placement:
             self.interrupts.arm()  # Ray sets handlers of its own
             job = resolved(self.job, placement)

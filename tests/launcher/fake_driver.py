@@ -3,8 +3,8 @@
 import sys
 from functools import partial
 
-from launcher import drive, run
+from launcher import command, drive
 
 if __name__ == "__main__":
     drive.Orders = partial(drive.Orders, worker="fake_worker")
-    sys.exit(run.run(sys.argv[1:]))
+    sys.exit(command.run(sys.argv[1:]))

@@ -119,6 +119,32 @@ def test_ctrl_c_and_sigterm_save_and_say_how_to_go_on(command, number, expected)
     assert command.left() == ([], [])
 
 
+@pytest.mark.parametrize("after_s", [0.3, 1.0, 2.0])
+def test_ctrl_c_before_there_are_workers_ends_at_once(command, after_s):
+    process = command.start("wait")
+    assert process.stdout.readline().startswith("run x in")
+    time.sleep(after_s)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    if not (command.folder / "seen_1").exists():
+        assert process.stdout.readline() == "Ctrl-C: stopping\n"
+        assert time.monotonic() - begun < 1
+    said, _ = process.communicate(timeout=30)
+    assert (process.returncode, command.outcome()["state"], "Traceback" in said) == (130, "stopped", False)
+    assert time.monotonic() - begun < 5
+    assert "go on with:" in said
+    assert command.left() == ([], [])
+
+
+def test_ctrl_c_while_importing_is_no_traceback(command):
+    interrupts = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    (command.folder / "hydra.py").write_text(interrupts)
+    environ = command.environ | {"PYTHONPATH": str(command.folder)}
+    line = [sys.executable, str(ROOT / "launcher/run.py"), *command.words, "dry_run=true"]
+    done = subprocess.run(line, env=environ, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_a_killed_driver_leaves_no_process_and_the_next_one_sweeps_its_files(command):
     process = command.start("wait")
     assert eventually((command.folder / "seen_1").exists)
