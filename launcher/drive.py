@@ -35,7 +35,8 @@ class Drive:
         """Everything from the first process to the last; the outcome of what was asked for."""
         try:
             return self._run()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # while Ray starts, its own handler of SIGTERM exits
+            self.interrupts.request("SIGTERM")
             reason = f"{self.interrupts.reason}: stopped before the workers were started"
             step = int(last_outcome(self.run_dir).get("step") or 0)
             return Outcome("stopped", next_attempt(self.run_dir) - 1, step, reason, self.interrupts.exit_code)

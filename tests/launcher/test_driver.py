@@ -119,18 +119,21 @@ def test_ctrl_c_and_sigterm_save_and_say_how_to_go_on(command, number, expected)
     assert command.left() == ([], [])
 
 
-@pytest.mark.parametrize("after_s", [0.3, 1.0, 2.0])
-def test_ctrl_c_before_there_are_workers_ends_at_once(command, after_s):
+@pytest.mark.parametrize(
+    ("number", "after_s", "expected"),
+    [(signal.SIGINT, 0.3, 130), (signal.SIGINT, 1.0, 130), (signal.SIGINT, 2.0, 130), (signal.SIGTERM, 1.0, 75)],
+)
+def test_a_signal_before_there_are_workers_ends_at_once(command, number, after_s, expected):
     process = command.start("wait")
     assert process.stdout.readline().startswith("run x in")
     time.sleep(after_s)
     begun = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    if not (command.folder / "seen_1").exists():
+    process.send_signal(number)
+    if number == signal.SIGINT and not (command.folder / "seen_1").exists():
         assert process.stdout.readline() == "Ctrl-C: stopping\n"
         assert time.monotonic() - begun < 1
     said, _ = process.communicate(timeout=30)
-    assert (process.returncode, command.outcome()["state"], "Traceback" in said) == (130, "stopped", False)
+    assert (process.returncode, command.outcome()["state"], "Traceback" in said) == (expected, "stopped", False)
     assert time.monotonic() - begun < 5
     assert "go on with:" in said
     assert command.left() == ([], [])
