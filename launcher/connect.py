@@ -18,8 +18,8 @@ import ray
 
 from conf.errors import BadSpec
 from launcher.child import ROOT
+from launcher.folders import abandoned, sign
 from launcher.gate import NoRay
-from launcher.lease import birth
 from launcher.placement import Host
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def own_ray(num_cpus: int, num_gpus: int) -> Iterator[None]:
     sweep()
     folder = tempfile.mkdtemp(prefix=PREFIX)
     try:
-        Path(folder, "owner").write_text(_owner())
+        sign(folder)
         _start(folder, num_cpus, num_gpus)
         yield
     finally:
@@ -75,16 +75,9 @@ def hosts() -> list[Host]:
 
 def sweep() -> None:
     """Remove what drivers left that died before they could: their processes are gone, their folders are not."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):
-            pid, _, born = (folder / "owner").read_text().partition(" ")
-            if folder.stat().st_uid == os.getuid() and birth(int(pid)) != born:
-                _kill(str(folder))
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _owner() -> str:
-    return f"{os.getpid()} {birth(os.getpid())}"
+    for folder in abandoned(PREFIX):
+        _kill(str(folder))
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start(folder: str, num_cpus: int, num_gpus: int) -> None:

@@ -18,10 +18,12 @@ from pathlib import Path
 from conf.schema import Accelerator, ClusterSpec
 from conf.schema import Standby as Wanted
 from launcher.child import ROOT, child_environ, die_with_parent
+from launcher.folders import abandoned, sign
 from launcher.messages import Standby
 
 MODULE = "trainer.standby"
 PREFIX = "convoy-standby-"
+LOCK = "lock"
 
 
 def wants_standby(cluster: ClusterSpec, uses_gpus: bool) -> bool:
@@ -34,13 +36,24 @@ def wants_standby(cluster: ClusterSpec, uses_gpus: bool) -> bool:
 @contextlib.contextmanager
 def standby_server(environ: Mapping[str, str], module: str = MODULE) -> Iterator[Standby]:
     """A server of this process's own, gone when the block is left."""
-    folder = tempfile.mkdtemp(prefix=PREFIX)
-    process = start_server(f"{folder}/socket", f"{folder}/log", environ, module)
+    sweep()
+    folder, process = tempfile.mkdtemp(prefix=PREFIX), None
     try:
+        sign(folder)
+        process = start_server(f"{folder}/socket", f"{folder}/log", environ, module)
         yield Standby(f"{folder}/socket", process.pid)
     finally:
-        stop_server(process)
+        if process is not None:
+            stop_server(process)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Remove the folders of drivers and agents that died before they could. Their servers died with them."""
+    for folder in abandoned(PREFIX):
+        with contextlib.suppress(OSError), open(folder / LOCK, "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else another agent of the host is taking it over
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def start_server(socket: str, log: str, environ: Mapping[str, str], module: str = MODULE) -> "subprocess.Popen[bytes]":
@@ -75,6 +88,7 @@ class HostStandby:
 
     def open(self, environ: Mapping[str, str]) -> Standby:
         """The host's server, started here if nobody else holds it."""
+        sweep()
         self._folder.mkdir(mode=0o700, exist_ok=True)
         if self._folder.stat().st_uid != os.getuid():
             raise PermissionError(f"{self._folder} belongs to somebody else")
@@ -86,11 +100,12 @@ class HostStandby:
 
     def _become_starter(self, socket: str, pid_file: Path, environ: Mapping[str, str]) -> None:
         if self._lock is None:
-            self._lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
+        sign(self._folder)
         Path(socket).unlink(missing_ok=True)
         self._process = start_server(socket, str(self._folder / "log"), environ)
         pid_file.write_text(str(self._process.pid))
