@@ -83,16 +83,17 @@ def sweep() -> None:
 def _start(folder: str, num_cpus: int, num_gpus: int) -> None:
     for attempt in range(1, START_TRIES + 1):
         try:
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                num_gpus=num_gpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=False,
-                _temp_dir=folder,
-            )
+            with _held_back(signal.SIGTERM):
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    num_gpus=num_gpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    configure_logging=False,
+                    _temp_dir=folder,
+                )
             return
         except (RuntimeError, ConnectionError, TimeoutError) as error:
             # Ray waits 30 s for its raylet, hard-coded; a loaded machine may need more.
@@ -101,6 +102,20 @@ def _start(folder: str, num_cpus: int, num_gpus: int) -> None:
                 first = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise NoRay(f"Ray did not start on this machine, tried {START_TRIES} times: {first}") from error
             logger.warning("Ray did not start in time, trying once more: %s", error)
+
+
+@contextlib.contextmanager
+def _held_back(number: signal.Signals) -> Iterator[None]:
+    """Processes begun here do not hear the signal: they inherit the mask of the thread that begins them.
+
+    Who stops a job by signalling its process group, as `timeout` and service managers do, means the driver; Ray's
+    servers would end under the workers while those save. Another thread of the driver still takes the signal.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _stop(folder: str) -> None:

@@ -92,6 +92,18 @@ def test_ctrl_c_saves_and_the_same_command_goes_on_in_the_middle_of_an_epoch(cal
     assert curve(convoy, run_id, "train") == curve(convoy, f"calm{workers}", "train")
 
 
+def test_sigterm_to_the_whole_process_group_saves(convoy):
+    """As `timeout` and service managers send it: Ray's servers must not end under the workers."""
+    process = convoy.start("run_id=terminated", *JOB)
+    convoy.wait_for("terminated", "checkpoint_saved", process)
+    os.killpg(process.pid, signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, said[-3000:]
+    outcome = convoy.json("terminated", "outcome.json")
+    assert outcome["state"] == "stopped" and 30 <= outcome["step"] < 100
+    assert (convoy.runs / "terminated" / "checkpoints" / f"step_{outcome['step']:08d}" / "manifest.json").exists()
+
+
 def test_one_worker_goes_on_where_two_stopped(convoy):
     """Without dropout and BatchNorm the number of workers is no part of the arithmetic."""
     plain = (*JOB, "trainer.model.options.batch_norm=false", "trainer.model.dropout=0", "trainer.optimizer.name=sgd")
