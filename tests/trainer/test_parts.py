@@ -78,7 +78,7 @@ def test_a_report_equals_scikit_learn():
 @pytest.mark.parametrize("short", [0, 13])
 def test_an_evaluation_counts_each_real_example_once(short):
     """Against Keras's own evaluate on the examples alone, without padding."""
-    case = Case(short=short)
+    case = Case(OptimizerSpec(name="adam", learning_rate=0.01), short=short)
     model = by_convoy(case, tf.distribute.get_strategy(), 0, 1)
     elements = list(batches(case, BatchShape(32), range(1)))
     dataset = tf.data.Dataset.from_tensor_slices({name: np.stack([e[name] for e in elements]) for name in elements[0]})
