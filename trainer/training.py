@@ -1,6 +1,7 @@
 """The task `train`, from restore to export, in one process."""
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -18,7 +19,7 @@ from trainer.evaluation import report
 from trainer.export import saved_model
 from trainer.loop import Progress, run_loop
 from trainer.session import Session
-from trainer.step import compile_step
+from trainer.step import Batch, compile_step
 
 log = logging.getLogger(__name__)
 
@@ -181,9 +182,18 @@ def _run(
     evaluation = actions.Evaluation(session, split, validation_curves) if split else None
     saving = actions.Saving(session, writer, flush)
     due = actions.every(session, actions.TrainingCurves(session, train_curves), evaluation, saving)
+    run = compile_step(session.step)
+
+    def run_steps(batches: Iterator[Batch], num_steps: int, stop: bool) -> tf.Tensor:
+        totals = run(batches, num_steps, stop)
+        # After every loop, not just before a checkpoint: a run that stops and saves between two checkpoints must leave
+        # the same bits as one that goes on, and an average in between moves the last of them.
+        session.average_batch_norm()
+        return totals
+
     if progress.step < progress.steps:
         run_loop(
-            compile_step(session.step),
+            run_steps,
             session.training_batches(progress.step),
             progress,
             session.job.trainer.steps_per_loop,
