@@ -12,10 +12,10 @@ from safetensors.numpy import load_file
 from data_pipeline.manifest import load_manifest
 
 JOB = (
-    "trainer.steps=60",
+    "trainer.steps=20",
     "trainer.model.dropout=0",
     "trainer.optimizer.name=sgd",
-    "trainer.optimizer.learning_rate=0.1",
+    "trainer.optimizer.learning_rate=0.05",
     "trainer.export_at_end=false",
 )
 #: Workers, and replicas a worker.
@@ -39,7 +39,7 @@ def shapes(convoy):
     """The same job on every shape."""
     for run_id, (cluster, _) in SHAPES.items():
         convoy.run(f"run_id={run_id}", cluster, "cluster.accelerator=cpu", *JOB)
-    return {run_id: weights(convoy, run_id, 60) for run_id in SHAPES}
+    return {run_id: weights(convoy, run_id, 20) for run_id in SHAPES}
 
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape != "one"])
@@ -47,11 +47,12 @@ def test_what_is_learnt_does_not_depend_on_the_cluster(shapes, convoy, shape):
     assert shapes[shape].keys() == shapes["one"].keys()
     for name, value in shapes["one"].items():
         np.testing.assert_allclose(
-            shapes[shape][name], value, rtol=0, atol=1e-4 * max(np.abs(value).max(), 1), err_msg=name
+            shapes[shape][name], value, rtol=0, atol=1e-5 * max(np.abs(value).max(), 1), err_msg=name
         )
     one, other = (convoy.json(run_id, "report/metrics.json") for run_id in ("one", shape))
     assert one["confusion_matrix"] == other["confusion_matrix"]
-    assert 0.3 < one["accuracy"] < 1 and one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    assert 0.1 < one["accuracy"] < 1 and one["loss"] < np.log(10)
+    assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -1,5 +1,6 @@
 """The whole command with fake workers: what it says, what its exit code is, and that nothing is left of it."""
 
+import functools
 import json
 import os
 import signal
@@ -143,7 +144,9 @@ def test_ctrl_c_while_importing_is_no_traceback(command):
     (command.folder / "hydra.py").write_text(interrupts)
     environ = command.environ | {"PYTHONPATH": str(command.folder)}
     line = [sys.executable, str(ROOT / "launcher/run.py"), *command.words, "dry_run=true"]
-    done = subprocess.run(line, env=environ, capture_output=True, text=True, timeout=30, check=False)
+    # A shell's background job would hand down a SIGINT that is ignored.
+    hears = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    done = subprocess.run(line, env=environ, capture_output=True, text=True, timeout=30, check=False, preexec_fn=hears)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
