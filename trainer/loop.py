@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from trainer.step import Batch
+from trainer.parts import Batch
 
 
 @dataclass

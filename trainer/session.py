@@ -1,6 +1,7 @@
 """Everything that a training is made of, built once in the right order: devices, strategy, model, step, data, state."""
 
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from trainer import precision
 from trainer.batch_norm import averaging
 from trainer.channel import Channel
 from trainer.evaluation.evaluator import Counts, Evaluator
+from trainer.lanes import num_lanes
 from trainer.models import build_model
 from trainer.objective import make_objective
 from trainer.optimizers import make_optimizer, spare_from_decay
@@ -47,10 +49,13 @@ class Session:
     def __init__(self, job: JobSpec, topology: Topology, channel: Channel):
         self.job, self.topology, self.channel = job, topology, channel
         self.manifest = load_manifest(data_url(job))
-        self.shape, self.eval_shape = batch_shape(job, topology), evaluation_shape(job, topology)
+        self.shape = batch_shape(job, topology)
         self.lengths = lengths(job, self.manifest)
         self.image_size = resolve_image_size(job.data, job.trainer.model, self.manifest)
-        configure_devices(job, topology)
+        cores = len(os.sched_getaffinity(0))
+        self.lanes = num_lanes(job, topology, self.shape, cores)
+        self.eval_shape = evaluation_shape(job, topology, self.lanes)
+        configure_devices(job, topology, self.lanes, cores)
         precision.set_policy(job.trainer.precision)
         self.strategy = make_strategy(topology)
         # Names of layers count up within a process; checkpoints want them to be the same in every one.
@@ -76,8 +81,9 @@ class Session:
             self.shape.accumulation_steps,
             trainer.model.batch_norm is BatchNormSync.synchronized,
             self.loss_scale,
+            self.lanes,
         )
-        self.evaluator = Evaluator(self.strategy, self.model, self.manifest.num_classes)
+        self.evaluator = Evaluator(self.strategy, self.model, self.manifest.num_classes, self.lanes)
         self.state = TrainingState(self.model, self.optimizer, self.loss_scale)
 
     def new_model(self) -> keras.Model:

@@ -13,10 +13,12 @@ import tensorflow as tf
 
 from conf.schema import OptimizerSpec
 from trainer.objective import Objective
+from trainer.parts import Batch, sum_over_parts
 from trainer.precision import LossScale
 from trainer.strategy import reduction_options
 
-Batch = dict[str, tf.Tensor]
+#: Gradients, one a trainable variable, and totals.
+Sums = tuple[list[tf.Tensor], tf.Tensor]
 #: What the loop adds up for each step: the loss, examples that were classified right, examples, stop requests.
 NUM_TOTALS = 4
 
@@ -25,7 +27,7 @@ class TrainingStep:
     """A compiled loop of optimizer steps. Make it inside the strategy's scope, with a built optimizer.
 
     `micro_batches` are taken one after the other in a `tf.while_loop`, or, where synchronized BatchNorm has to talk to
-    the other replicas inside of one, unrolled (`unroll`).
+    the other replicas inside of one, unrolled (`unroll`). Each is cut into `lanes` parts, computed side by side.
     """
 
     def __init__(
@@ -38,9 +40,11 @@ class TrainingStep:
         micro_batches: int = 1,
         unroll: bool = False,
         loss_scale: LossScale | None = None,
+        lanes: int = 1,
     ):
         self.strategy, self.model, self.optimizer, self.objective = strategy, model, optimizer, objective
         self.clipping, self.micro_batches, self.unroll, self.loss_scale = clipping, micro_batches, unroll, loss_scale
+        self.lanes = lanes
         # float64 sums of float32 values are exact here, so they do not depend on where a loop begins.
         self.totals = tf.Variable(
             tf.zeros([NUM_TOTALS], tf.float64),
@@ -48,6 +52,10 @@ class TrainingStep:
             synchronization=tf.VariableSynchronization.ON_READ,
             aggregation=tf.VariableAggregation.SUM,
         )
+
+    @property
+    def _num_parts(self) -> int:
+        return self.micro_batches * self.lanes
 
     @property
     def _variables(self) -> list[tf.Variable]:
@@ -102,44 +110,19 @@ class TrainingStep:
             gradients = [gradient / self.loss_scale.scale for gradient in gradients]
         return self._clip(gradients)
 
-    def _accumulate(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Gradients and totals of this replica's share, micro-batch by micro-batch."""
-        if self.micro_batches == 1:
-            return self._micro_batch(batch)
-        if self.unroll:
-            sums = self._micro_batch(self._slice(batch, 0))
-            for number in range(1, self.micro_batches):
-                sums = _add(sums, self._micro_batch(self._slice(batch, number)))
-            return sums
-        return self._accumulate_in_loop(batch)
-
-    def _accumulate_in_loop(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor]:
+    def _accumulate(self, batch: Batch) -> Sums:
+        """Gradients and totals of this replica's share, micro-batch by micro-batch, each in its lanes."""
         zeros = ([tf.zeros(v.shape, v.dtype) for v in self._variables], tf.zeros([NUM_TOTALS - 1], tf.float64))
+        return sum_over_parts(self._micro_batch, batch, zeros, self._num_parts, self.lanes, self.unroll)
 
-        def body(number: tf.Tensor, sums: tuple[list[tf.Tensor], tf.Tensor]) -> tuple:
-            return number + 1, _add(sums, self._micro_batch(self._slice(batch, number)))
-
-        _, sums = tf.while_loop(lambda number, _: number < self.micro_batches, body, (tf.constant(0), zeros))
-        return sums
-
-    def _slice(self, batch: Batch, number: tf.Tensor | int) -> Batch:
-        size = batch["label"].shape[0] // self.micro_batches
-        part = {}
-        for name, values in batch.items():
-            if values.shape.rank:
-                part[name] = tf.ensure_shape(values[number * size : (number + 1) * size], [size, *values.shape[1:]])
-            else:
-                part[name] = values
-        return part
-
-    def _micro_batch(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor]:
+    def _micro_batch(self, batch: Batch) -> Sums:
         variables = self._variables
         with tf.GradientTape() as tape:
             logits = self.model(batch["image"], training=True)
             losses = self.objective.losses(batch["label"], logits) * self.objective.weights(batch)
             loss = tf.reduce_sum(losses) / tf.maximum(batch["batch_examples"], 1.0)
             if self.model.losses:
-                shares = self.strategy.num_replicas_in_sync * self.micro_batches
+                shares = self.strategy.num_replicas_in_sync * self._num_parts
                 loss += tf.add_n([tf.cast(term, tf.float32) for term in self.model.losses]) / shares
             scaled = loss if self.loss_scale is None else loss * self.loss_scale.scale
         gradients = tape.gradient(scaled, variables)
@@ -158,12 +141,6 @@ class TrainingStep:
         if self.clipping.clip_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, self.clipping.clip_norm)
         return gradients
-
-
-def _add(
-    sums: tuple[list[tf.Tensor], tf.Tensor], more: tuple[list[tf.Tensor], tf.Tensor]
-) -> tuple[list[tf.Tensor], tf.Tensor]:
-    return [left + right for left, right in zip(sums[0], more[0], strict=True)], sums[1] + more[1]
 
 
 def compile_step(step: TrainingStep) -> Callable[[Iterator[Batch], int, bool], tf.Tensor]:

@@ -9,8 +9,12 @@ from trainer.topology import Topology
 PACK_BYTES = 32 << 20
 
 
-def configure_devices(job: JobSpec, topology: Topology) -> None:
+def configure_devices(job: JobSpec, topology: Topology, lanes: int, cores: int) -> None:
     """Set up devices and threads. Must come before TensorFlow computes anything."""
+    side_by_side = lanes if topology.on_gpu else lanes * topology.local_replicas
+    if side_by_side > 1:
+        # What runs side by side has the cores to itself; without this its operations get into one another's way.
+        tf.config.threading.set_intra_op_parallelism_threads(max(cores // side_by_side, 1))
     if job.trainer.deterministic:
         # Op determinism alone leaves MobileNetV2's bits to the thread pool; one thread between ops does not.
         tf.config.experimental.enable_op_determinism()

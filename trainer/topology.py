@@ -70,11 +70,11 @@ def batch_shape(job: JobSpec, topology: Topology) -> BatchShape:
     return BatchShape(job.trainer.global_batch_size, micro_batches, topology.num_replicas)
 
 
-def evaluation_shape(job: JobSpec, topology: Topology) -> BatchShape:
-    """The shape of an evaluation's batches: the size asked, rounded up to a whole share for every replica."""
+def evaluation_shape(job: JobSpec, topology: Topology, lanes: int = 1) -> BatchShape:
+    """The shape of an evaluation's batches: the size asked, rounded up to a whole share for every replica and lane."""
     asked = job.trainer.eval_batch_size or job.trainer.global_batch_size // job.trainer.accumulation_steps
-    share = -(-max(asked, topology.num_replicas) // topology.num_replicas)
-    return BatchShape(share * topology.num_replicas, 1, topology.num_replicas)
+    pieces = topology.num_replicas * lanes
+    return BatchShape(-(-asked // pieces) * pieces, 1, topology.num_replicas)
 
 
 def _wants_gpu(job: JobSpec, visible_gpus: int) -> bool:

@@ -18,8 +18,9 @@ from trainer.curves import Curves
 from trainer.evaluation import report
 from trainer.export import saved_model
 from trainer.loop import Progress, run_loop
+from trainer.parts import Batch
 from trainer.session import Session
-from trainer.step import Batch, compile_step
+from trainer.step import compile_step
 
 log = logging.getLogger(__name__)
 

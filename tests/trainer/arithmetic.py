@@ -46,6 +46,7 @@ class Case:
     batch_norm: BatchNormSync | None = None
     l2: float = 0.0
     precision: Precision = Precision.float32
+    lanes: int = 1
 
 
 ADAM = OptimizerSpec(name="adam", learning_rate=0.003)
@@ -61,6 +62,8 @@ CASES = {
     "decayed": Case(dataclasses.replace(ADAM, name="adamw", weight_decay=0.1)),
     "synchronized-batch-norm": Case(batch_norm=BatchNormSync.synchronized),
     "synchronized-accumulated": Case(batch_norm=BatchNormSync.synchronized, accumulation=4),
+    "lanes": Case(ADAM, short=13, class_weights=True, lanes=2),
+    "lanes-accumulated": Case(l2=0.01, accumulation=4, lanes=2),
     "loss-scale": Case(ADAM, precision=Precision.mixed_float16),
 }
 AVERAGED = Case(batch_norm=BatchNormSync.average)
@@ -157,7 +160,9 @@ def by_convoy(case: Case, strategy: tf.distribute.Strategy, first_replica: int, 
         objective = Objective(CLASSES, case.label_smoothing, weights)
         unroll = case.batch_norm is BatchNormSync.synchronized
         scale = precision.make_loss_scale(case.precision)
-        step = TrainingStep(strategy, model, optimizer, objective, case.optimizer, case.accumulation, unroll, scale)
+        step = TrainingStep(
+            strategy, model, optimizer, objective, case.optimizer, case.accumulation, unroll, scale, case.lanes
+        )
     precision.set_policy(Precision.float32)
     first = next(batches(case, shape, replicas))
     signature = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in first.items()}

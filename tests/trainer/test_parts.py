@@ -75,14 +75,14 @@ def test_a_report_equals_scikit_learn():
     assert report["accuracy"] == pytest.approx((true == found).mean())
 
 
-@pytest.mark.parametrize("short", [0, 13])
-def test_an_evaluation_counts_each_real_example_once(short):
+@pytest.mark.parametrize(("short", "lanes"), [(0, 1), (13, 1), (13, 4)])
+def test_an_evaluation_counts_each_real_example_once(short, lanes):
     """Against Keras's own evaluate on the examples alone, without padding."""
     case = Case(OptimizerSpec(name="adam", learning_rate=0.01), short=short)
     model = by_convoy(case, tf.distribute.get_strategy(), 0, 1)
     elements = list(batches(case, BatchShape(32), range(1)))
     dataset = tf.data.Dataset.from_tensor_slices({name: np.stack([e[name] for e in elements]) for name in elements[0]})
-    counts = Evaluator(tf.distribute.get_strategy(), model, 10).measure(dataset, len(elements), lambda _: None)
+    counts = Evaluator(tf.distribute.get_strategy(), model, 10, lanes).measure(dataset, len(elements), lambda _: None)
     images = np.concatenate([e["image"][e["mask"] > 0] for e in elements])
     labels = np.concatenate([e["label"][e["mask"] > 0] for e in elements])
     model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])

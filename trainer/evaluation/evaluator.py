@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.objective import Objective
+from trainer.parts import Batch, sum_over_parts
 
 #: Batches in one call of the compiled loop; a heartbeat between calls.
 STEPS_PER_LOOP = 10
@@ -39,8 +40,8 @@ class Counts:
 class Evaluator:
     """A compiled loop over evaluation batches. Make it inside the strategy's scope."""
 
-    def __init__(self, strategy: tf.distribute.Strategy, model: keras.Model, num_classes: int):
-        self.strategy, self.model, self.num_classes = strategy, model, num_classes
+    def __init__(self, strategy: tf.distribute.Strategy, model: keras.Model, num_classes: int, lanes: int = 1):
+        self.strategy, self.model, self.num_classes, self.lanes = strategy, model, num_classes, lanes
         # Plain cross-entropy: label smoothing and class weights are means of training, not of measuring.
         self.objective = Objective(num_classes)
         self._loss = _summed([], "evaluation_loss")
@@ -60,18 +61,23 @@ class Evaluator:
         return Counts(float(loss), np.rint(confusion.numpy()).astype(np.int64))
 
     @tf.function
-    def _run(self, iterator: Iterator[dict[str, tf.Tensor]], num_steps: tf.Tensor) -> None:
+    def _run(self, iterator: Iterator[Batch], num_steps: tf.Tensor) -> None:
         for _ in tf.range(num_steps):
             self.strategy.run(self._count, args=(next(iterator),))
 
-    def _count(self, batch: dict[str, tf.Tensor]) -> None:
+    def _count(self, batch: Batch) -> None:
+        zeros = (tf.zeros([], tf.float64), tf.zeros([self.num_classes] * 2, tf.float64))
+        loss, confusion = sum_over_parts(self._counts, batch, zeros, self.lanes, self.lanes)
+        self._loss.assign_add(loss)
+        self._confusion.assign_add(confusion)
+
+    def _counts(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         logits = self.model(batch["image"], training=False)
         losses = self.objective.losses(batch["label"], logits) * batch["mask"]
         found = tf.argmax(logits, -1, tf.int32)
         weights = tf.cast(batch["mask"], tf.float64)
         confusion = tf.math.confusion_matrix(batch["label"], found, self.num_classes, weights, tf.float64)
-        self._loss.assign_add(tf.reduce_sum(tf.cast(losses, tf.float64)))
-        self._confusion.assign_add(confusion)
+        return tf.reduce_sum(tf.cast(losses, tf.float64)), confusion
 
     @tf.function
     def _reset(self) -> None:

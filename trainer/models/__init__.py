@@ -10,6 +10,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
+from types import ModuleType
 
 import keras
 
@@ -39,12 +40,27 @@ def build_model(spec: ModelSpec, shape: tuple[int, int, int], num_classes: int) 
     if min(shape[:2]) < spec.min_image_size:
         law = f"{spec.name} cannot take images smaller than {spec.min_image_size} pixels"
         raise BadSpec.of("data.image_size", min(shape[:2]), law, f"data.image_size={spec.min_image_size}")
-    build = importlib.import_module(f"{__name__}.{spec.name}").build
+    build = _family(spec).build
     _check_options(spec, build)
     model = build(shape, num_classes, spec, **spec.options)
     if spec.batch_norm is BatchNormSync.synchronized:
         batch_norm.synchronize(model)
     return model
+
+
+def mixes_examples(spec: ModelSpec) -> bool:
+    """Whether the output for an example depends on the others of its batch in training, as with BatchNorm.
+
+    A family without BatchNorm says so by a function `mixes_examples(spec)` of its own.
+    """
+    if spec.name not in families():
+        return True
+    says = getattr(_family(spec), "mixes_examples", None)
+    return says is None or bool(says(spec))
+
+
+def _family(spec: ModelSpec) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{spec.name}")
 
 
 def _check_options(spec: ModelSpec, build: Callable[..., keras.Model]) -> None:

@@ -10,6 +10,11 @@ from trainer.models.head import add_head
 from trainer.models.pixels import to_unit
 
 
+def mixes_examples(spec: ModelSpec) -> bool:
+    """It has BatchNorm only where it was asked for."""
+    return bool(spec.options.get("batch_norm", False))
+
+
 def build(
     shape: tuple[int, int, int],
     num_classes: int,

@@ -40,6 +40,11 @@ class TokensWithPlaces(keras.layers.Layer):
         return ops.concatenate([ops.cast(token, patches.dtype), patches], axis=1) + ops.cast(self.places, patches.dtype)
 
 
+def mixes_examples(spec: ModelSpec) -> bool:
+    """It normalises each token by itself."""
+    return False
+
+
 def build(
     shape: tuple[int, int, int], num_classes: int, spec: ModelSpec, size: str = "ti", patch: int = 16
 ) -> keras.Model:
