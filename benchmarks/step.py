@@ -138,10 +138,11 @@ def sides_of(case: Case, shape: Shape, root: Path) -> dict[str, Side]:
     }
     if shape.workers == 1:
         starts["model.fit"] = partial(peer, "fit", case, shape)
-    sides = {}
-    for name, start in starts.items():
-        sides[name] = start()
-        sides[name].warm_up(LOOPS_A_TURN * case.steps_per_loop)
+    sides = {name: start() for name, start in starts.items()}
+    for side in sides.values():
+        side.warm_up(LOOPS_A_TURN * case.steps_per_loop)
+    for side in sides.values():
+        side.hold()
     return sides
 
 

@@ -52,9 +52,12 @@ class Side:
         threading.Thread(target=self._read, args=(reading,), daemon=True).start()
 
     def warm_up(self, step: int) -> None:
-        """Let it compile and come to `step`, then hold it still."""
+        """Let it compile and come to `step`. It goes on: workers that are held still for long lose one another."""
         while self._next().step < step:
             pass
+
+    def hold(self) -> None:
+        """Hold it still until its turn."""
         self._signal(signal.SIGSTOP)
 
     def turn(self, steps: int) -> tuple[Mark, Mark]:
@@ -65,7 +68,7 @@ class Side:
         first = last = self._next()
         while last.step < first.step + steps:
             last = self._next()
-        self._signal(signal.SIGSTOP)
+        self.hold()
         return first, last
 
     def end(self) -> None:

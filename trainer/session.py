@@ -97,7 +97,9 @@ class Session:
         dataset = training_dataset(
             self.manifest, self.job.data, self.job.seed, self.shape, self.topology.replicas, self.image_size, start_step
         )
-        return iter(self.strategy.distribute_datasets_from_function(lambda _: dataset))
+        # Else several workers would ask one another before each step whether there is another batch.
+        endless = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+        return iter(self.strategy.distribute_datasets_from_function(lambda _: endless))
 
     def measure(self, split: str) -> Counts:
         """Evaluate `split` with the weights at hand. Every worker has to call it; all get the same counts."""

@@ -21,6 +21,7 @@ from conf.schema import Accelerator, JobSpec, Verb
 from storage import run_dir as names
 from storage.run_dir import RunDir
 from storage.store import NotStored, open_store
+from trainer.allocator import keep_freed_memory
 from trainer.channel import Channel, open_channel, stop_on_signals
 from trainer.failures import kind_of, sentence_of
 from trainer.session import Session
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one worker to its end; the exit code says how it went."""
     arguments = parse(argv)
+    keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     rank = rank_of(os.environ)
     run = RunDir.of_job(arguments.job)

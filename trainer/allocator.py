@@ -1,0 +1,32 @@
+"""The C library's allocator, told to keep what a step frees: the next step wants the same memory again."""
+
+import ctypes
+import logging
+
+log = logging.getLogger(__name__)
+
+# From malloc.h of glibc.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+#: What glibc takes at most for the size from which memory is mapped, and given back, by itself.
+_LARGEST_KEPT_BYTES = 32 << 20
+_PAD_BYTES = 64 << 20
+_KEPT_BYTES = 1 << 30
+
+
+def keep_freed_memory() -> None:
+    """Give freed memory back only beyond a gibibyte.
+
+    glibc gives back the top of its heap as soon as it is free, and a step frees and wants it again: of two workers a
+    tenth of all CPU time went into clearing pages (measured: 57 of 455 ticks before, 3 of 460 after).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return  # another C library: its defaults stay
+    for option, value in (
+        (_TRIM_THRESHOLD, _KEPT_BYTES),
+        (_TOP_PAD, _PAD_BYTES),
+        (_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES),
+    ):
+        if not mallopt(option, value):
+            log.info("mallopt(%d, %d) was refused", option, value)
