@@ -27,7 +27,12 @@ def array_source(arrays: Arrays, classes: list[str] | None, path: str | None) ->
     if classes is None:
         classes = [f"{number:0{len(str(most))}d}" for number in range(most + 1)]
     splits = {split: _examples(split, arrays[split][0], own.tolist()) for split, own in labels.items()}
-    return Source(classes, splits)
+    return Source(classes, splits, _files(Path(path)) if path else ())
+
+
+def _files(path: Path) -> list[Path]:
+    path = path.expanduser().absolute()
+    return [entry for entry in path.iterdir() if entry.is_file()] if path.is_dir() else [path]
 
 
 def read_npz(path: Path) -> tuple[Arrays, list[str] | None]:

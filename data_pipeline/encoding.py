@@ -1,20 +1,24 @@
 """An image of a source as the bytes that are stored: JPEGs as they are, everything else losslessly as PNG."""
 
 import io
+import os
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from data_pipeline.jpeg import jpeg_head
 from data_pipeline.sources import Example, Pixels
 
 _ORIENTATION = 0x0112
 _UPRIGHT = (None, 0, 1)
 _PNG_AS_IS = frozenset({"L", "RGB", "LA", "RGBA", "I;16"})
 _CHANNELS = {"L": 1, "LA": 1, "I;16": 1}
+_LONGEST_UNASKED = 10_000  # pixels a side; of larger JPEGs Pillow is asked, which refuses bombs
 _JPEG_END = b"\xff\xd9"
 _JPEG_QUALITY = 95  # of a JPEG that data.max_side makes smaller
 
@@ -25,13 +29,15 @@ class BadImage(ValueError):
 
 @dataclass(frozen=True)
 class Encoded:
-    """A stored image. `channels` is 1 for grey and 3 for colour."""
+    """A stored image. `channels` is 1 for grey and 3 for colour; `file_crc32c` is of the file it came from."""
 
     data: bytes
     format: str  # jpeg | png
     height: int
     width: int
     channels: int
+    file_crc32c: int | None = None
+    is_file: bool = False  # stored byte for byte
 
 
 def encode_image(example: Example, max_side: int | None) -> Encoded:
@@ -42,10 +48,28 @@ def encode_image(example: Example, max_side: int | None) -> Encoded:
     if isinstance(image, np.ndarray):
         return _encode_pixels(image, max_side)
     try:
-        data = image.read_bytes() if isinstance(image, Path) else bytes(image)
+        data = _read(image) if isinstance(image, str | Path) else bytes(image)
     except OSError as error:
         raise BadImage(error.strerror or str(error)) from error
-    return _encode_file(data, max_side)
+    crc32c = google_crc32c.value(data)
+    head = jpeg_head(data)
+    if head is not None and max(head.height, head.width) <= (max_side or _LONGEST_UNASKED):
+        return Encoded(data, "jpeg", head.height, head.width, head.channels, crc32c, True)
+    encoded = _encode_file(data, max_side)
+    return replace(encoded, file_crc32c=crc32c, is_file=encoded.data is data)
+
+
+def _read(path: str | Path) -> bytes:
+    """A file's bytes; twice as fast as through a file object, which counts where each file is small."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size
+        data = os.read(descriptor, size)
+        while len(data) < size and (more := os.read(descriptor, size)):  # one call reads 2 GiB at most
+            data += more
+        return data
+    finally:
+        os.close(descriptor)
 
 
 def png(pixels: Pixels) -> bytes:

@@ -5,15 +5,32 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from conf.errors import BadSpec
+from data_pipeline.records import ENCODED, FORMAT, HEIGHT, KEY, LABEL, WEIGHT, WIDTH
 from storage.data_dir import MANIFEST
 from storage.store import NotStored, open_store
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+#: 1 had no labels and keys beside its shards.
+READABLE_VERSIONS = (1, 2)
+#: What each Example holds, as tf.io.parse_example calls it. The weight is there where it is not 1.
+FEATURES = {
+    ENCODED: "bytes",
+    FORMAT: "bytes: jpeg or png",
+    HEIGHT: "int64",
+    WIDTH: "int64",
+    LABEL: "int64",
+    KEY: "bytes",
+    WEIGHT: "float",
+}
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One TFRecord file. Its `.index` has an (offset, length) pair of uint64 for each Example's bytes."""
+    """One TFRecord file, and what lies beside it for each record, in order.
+
+    Its `.index` has an (offset, length) pair of uint64 for the Example's bytes, `.labels` the label as int32, `.keys`
+    the source's key as a line of JSON. Sets of format 1 have neither labels nor keys there: their crc32c are None.
+    """
 
     name: str
     num_examples: int
@@ -21,6 +38,8 @@ class Shard:
     crc32c: int
     index_crc32c: int
     class_counts: list[int]
+    labels_crc32c: int | None = None
+    keys_crc32c: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +85,7 @@ class Manifest:
     seed: int
     digest: str
     num_skipped: int = 0
+    features: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
@@ -96,8 +116,8 @@ def load_manifest(url: str) -> Manifest:
 
 
 def _parse(stored: dict[str, Any], url: str) -> Manifest:
-    if stored["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"format {stored['format_version']}, this Convoy reads {FORMAT_VERSION}")
+    if stored["format_version"] not in READABLE_VERSIONS:
+        raise ValueError(f"format {stored['format_version']}, this Convoy reads {READABLE_VERSIONS[-1]} and older")
     splits = {
         name: Split(split["num_examples"], split["class_counts"], [Shard(**shard) for shard in split["shards"]])
         for name, split in stored["splits"].items()

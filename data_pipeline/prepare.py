@@ -1,57 +1,82 @@
-"""Any source into verified TFRecords: `python -m data_pipeline.prepare --job URL [--part I --parts N]`.
+"""Any source into verified TFRecords: `python -m data_pipeline.prepare --job URL [--part I --parts N --count C]`.
 
 Shards first, then their notes, then the manifest, only if it is absent: a preparation that is killed leaves
-nothing that looks prepared, and the same command goes on where it stopped. Preparations that share the work (`--parts`)
-each write every N-th shard, and whoever finds all of them finished writes the manifest. Never imports TensorFlow.
+nothing that looks prepared, and the same command goes on where it stopped. The cores of a host share its shards; hosts
+that share the work (`--parts`) each write every N-th, and whoever finds all of them finished writes the manifest.
+Never imports TensorFlow.
 """
 
 import argparse
+import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import reduce
-from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 from conf.data_url import PREPARED, data_digest, data_url
 from conf.errors import BadSpec, Problem
 from conf.exit_codes import BAD_SPEC, DONE, FAILED
 from conf.files import load_job
 from conf.schema import DataSpec, JobSpec
-from data_pipeline.manifest import ImageSizes, Manifest, Split, load_manifest
+from data_pipeline.finish import finish
+from data_pipeline.manifest import Manifest, load_manifest
+from data_pipeline.parts import PartFailed, share
 from data_pipeline.progress import Progress, send
-from data_pipeline.report import report
-from data_pipeline.shards import BadImages, ShardNote, ShardPlan, finished_note, note_name, plan_shards, write_shard
+from data_pipeline.report import in_words
+from data_pipeline.shard_writer import BadImages, write_shard
+from data_pipeline.shards import ShardPlan, finished_note, plan_shards
 from data_pipeline.sources import Source, open_source
 from data_pipeline.splits import split_examples
-from storage.data_dir import MANIFEST, REPORT, is_prepared
+from storage.data_dir import REPORT, is_prepared
+from storage.source_files import changes
 from storage.store import Store, StoreError, open_store
 
 _SHOWN = 10
-_PACKAGES = ("numpy", "pillow", "google-crc32c")
+#: What is worth a process of its own: so many examples, or so many bytes.
+_EXAMPLES_A_PROCESS = 1000
+_BYTES_A_PROCESS = 16 << 20
 _log = logging.getLogger(__name__)
 
 
-def prepare(job: JobSpec, part: int = 0, parts: int = 1) -> Manifest | None:
-    """Write the prepared set of `job` unless it is there. None when other parts have not finished theirs yet."""
+def prepare(job: JobSpec, part: int = 0, parts: int = 1, count: int = 1, processes: int = 1) -> Manifest | None:
+    """Write the prepared set of `job` unless it is there. None when other parts have not finished theirs yet.
+
+    Of `parts` equal shares of the shards this does `count` from `part` on, in as many `processes` as are worth it.
+    """
     url, digest = data_url(job), data_digest(job.data, job.seed)
     if is_prepared(url) or job.data.name == PREPARED:
         return _prepared_before(url, job.data, digest)
     source = open_source(job.data, job.seed)
     _check(source, job.data)
-    plans = plan_shards(split_examples(source, job.data.split, job.seed), job.data)
+    plans = plan_shards(split_examples(source, job.data.split, job.seed), job.data, digest, job.cluster.workers)
     store = open_store(url)
-    _write_part(store, plans[part::parts], job.data, len(source.classes), digest)
-    return _finish(store, plans, source.classes, job, digest)
+    own = [plan for number, plan in enumerate(plans) if part <= number % parts < part + count]
+    _write(store, own, job.data, len(source.classes), processes)
+    return finish(store, plans, source, job, digest)
 
 
 def _prepared_before(url: str, data: DataSpec, digest: str) -> Manifest:
     manifest = load_manifest(url)
-    if data.name != PREPARED and manifest.digest != digest:
+    if data.name == PREPARED:
+        return manifest
+    if manifest.digest != digest:
         law = f"another set is prepared there (data={manifest.name}, digest {manifest.digest}, not {digest})"
         raise BadSpec.of("data.out", url, law, f"choose another, or read that set: data=tfrecord data.path={url}")
+    if data.path is not None and "://" not in data.path:
+        changed = changes(url, Path(data.path).expanduser().absolute())
+        if changed:
+            raise BadSpec([source_changed(data.path, url, changed)])
     return manifest
+
+
+def source_changed(path: str, url: str, changed: str) -> Problem:
+    """What a job is told whose data was prepared from a source that is not as it was."""
+    law = f"the source has changed since it was prepared into {url}: {changed}"
+    cure = f"prepare it anew with data.out=ANOTHER, or remove {url}; the old set is data=tfrecord data.path={url}"
+    return Problem("data.path", path, law, cure)
 
 
 def _check(source: Source, data: DataSpec) -> None:
@@ -72,17 +97,50 @@ def _check(source: Source, data: DataSpec) -> None:
                 raise BadSpec.of("data.path", data.path, law, "add some to train, or remove the class")
 
 
-def _write_part(store: Store, plans: Sequence[ShardPlan], data: DataSpec, num_classes: int, digest: str) -> None:
+def _write(store: Store, plans: list[ShardPlan], data: DataSpec, num_classes: int, processes: int) -> None:
     progress = Progress(sum(len(plan.examples) for plan in plans))
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    todo = []
+    for plan in plans:
+        if finished_note(store, plan):
+            progress.advance(len(plan.examples))
+        else:
+            todo.append(plan)
+    cores = len(os.sched_getaffinity(0))
+    processes = min(processes, len(todo), max(1, _worth(todo)))
+    if processes > 1:
+        url, threads = store.url, cores // processes
+
+        def work(number: int, advance: Callable[[int], None]) -> None:
+            _write_shards(open_store(url), [todo[number]], data, num_classes, threads, advance)
+
+        share(range(len(todo)), processes, work, progress, explain)
+    else:
+        _write_shards(store, todo, data, num_classes, cores, progress.advance)
+
+
+def _worth(plans: Sequence[ShardPlan]) -> int:
+    """How many processes the work is enough for."""
+    num_examples, num_bytes = sum(len(plan.examples) for plan in plans), sum(plan.num_bytes for plan in plans)
+    return max(num_examples // _EXAMPLES_A_PROCESS, num_bytes // _BYTES_A_PROCESS)
+
+
+def _write_shards(
+    store: Store,
+    plans: Sequence[ShardPlan],
+    data: DataSpec,
+    num_classes: int,
+    threads: int,
+    advance: Callable[[int], None],
+) -> None:
+    pool = ThreadPoolExecutor(threads) if threads > 1 else None
+    try:
         for plan in plans:
-            if finished_note(store, plan, digest):
-                progress.advance(len(plan.examples))
-                continue
-            try:
-                write_shard(store, plan, data, num_classes, digest, pool, progress.advance)
-            except BadImages as error:
-                raise _bad_files(error.reasons) from error
+            write_shard(store, plan, data, num_classes, pool, advance)
+    except BadImages as error:
+        raise _bad_files(error.reasons) from error
+    finally:
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
 
 
 def _bad_files(reasons: dict[str, str]) -> BadSpec:
@@ -91,58 +149,17 @@ def _bad_files(reasons: dict[str, str]) -> BadSpec:
     return BadSpec(Problem("data.path", key, f"cannot be read as an image: {reason}", cure) for key, reason in shown)
 
 
-def _finish(store: Store, plans: list[ShardPlan], classes: list[str], job: JobSpec, digest: str) -> Manifest | None:
-    """Write report and manifest when every shard is there, and remove the notes."""
-    found = [finished_note(store, plan, digest) for plan in plans]
-    notes = [note for note in found if note is not None]
-    if len(notes) < len(plans):
-        return load_manifest(store.url) if is_prepared(store.url) else None
-    manifest = _manifest(store.url, notes, classes, job, digest)
-    store.put(REPORT, report(manifest, notes))
-    if not store.put_if_absent(MANIFEST, manifest.to_json()):
-        _log.info("another preparation of %s finished first", store.url)
-    for plan in plans:
-        store.delete(note_name(plan.name))
-    return manifest
-
-
-def _manifest(url: str, notes: list[ShardNote], classes: list[str], job: JobSpec, digest: str) -> Manifest:
-    splits = {}
-    for name in dict.fromkeys(note.split for note in notes):
-        shards = [note.shard for note in notes if note.split == name]
-        counts = [sum(column) for column in zip(*(shard.class_counts for shard in shards), strict=True)]
-        splits[name] = Split(sum(counts), counts, shards)
-    if not splits["train"].num_examples:
-        raise BadSpec.of("data.path", job.data.path, "no training image can be read", "data.on_bad_file=stop says why")
-    sizes = [note.images for note in notes if note.images is not None]
-    return Manifest(
-        url=url,
-        name=job.data.name,
-        classes=classes,
-        splits={name: split for name, split in splits.items() if split.num_examples},
-        images=reduce(_both, sizes),
-        seed=job.seed,
-        digest=digest,
-        num_skipped=sum(len(note.skipped) for note in notes),
-        versions={name: version(name) for name in _PACKAGES},
-    )
-
-
-def _both(one: ImageSizes, other: ImageSizes) -> ImageSizes:
-    return ImageSizes(
-        min(one.min_height, other.min_height),
-        max(one.max_height, other.max_height),
-        min(one.min_width, other.min_width),
-        max(one.max_width, other.max_width),
-        min(one.min_channels, other.min_channels),
-        max(one.max_channels, other.max_channels),
-    )
-
-
-def _summary(manifest: Manifest) -> dict[str, object]:
+def _summary(manifest: Manifest) -> dict[str, Any]:
     examples = {name: split.num_examples for name, split in manifest.splits.items()}
     shards = sum(len(split.shards) for split in manifest.splits.values())
     return {"url": manifest.url, "examples": examples, "num_shards": shards, "num_skipped": manifest.num_skipped}
+
+
+def _in_words(manifest: Manifest) -> list[str]:
+    try:
+        return in_words(json.loads(open_store(manifest.url).get(REPORT)))
+    except (StoreError, ValueError, KeyError):  # of an older version, or removed
+        return []
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -150,29 +167,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m data_pipeline.prepare", description=prepare.__doc__)
     parser.add_argument("--job", required=True, metavar="URL", help="the job.yaml that says which data")
     parser.add_argument("--part", type=int, default=0, help="which share of the shards to write")
-    parser.add_argument("--parts", type=int, default=1, help="among how many preparations the shards are shared")
+    parser.add_argument("--parts", type=int, default=1, help="among how many shares the shards are divided")
+    parser.add_argument("--count", type=int, default=1, help="how many shares this host writes, from --part on")
     asked = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    if not 0 <= asked.part < asked.parts:
-        parser.error(f"--part {asked.part}: parts are numbered 0 to {asked.parts - 1}")
+    if not 0 <= asked.part < asked.part + asked.count <= asked.parts:
+        parser.error(f"--part {asked.part} --count {asked.count}: parts are numbered 0 to {asked.parts - 1}")
     folder, _, name = asked.job.rpartition("/")
     try:
         job = load_job(open_store(folder or ".").get(name).decode(), asked.job)
-        manifest = prepare(job, asked.part, asked.parts)
-    except BadSpec as error:
-        return _failed("bad_spec", str(error), BAD_SPEC)
-    except (StoreError, OSError) as error:
-        return _failed("infrastructure", str(error), FAILED)
+        cores = len(os.sched_getaffinity(0))
+        manifest = prepare(job, asked.part, asked.parts, asked.count, processes=cores)
+    except (BadSpec, StoreError, OSError, PartFailed) as error:
+        return _failed(explain(error))
     if manifest is not None:
-        send({"kind": "event", "event": "prepared", "details": _summary(manifest)})
-        _log.info("prepared %s", _summary(manifest))
+        words = _in_words(manifest)
+        send({"kind": "event", "event": "prepared", "details": _summary(manifest) | {"words": words}})
+        _log.info("prepared %s\n%s", _summary(manifest), "\n".join(words))
     return DONE
 
 
-def _failed(kind: str, message: str, exit_code: int) -> int:
-    send({"kind": "error", "error_kind": kind, "message": message})
-    _log.error("%s", message)
-    return exit_code
+def explain(error: Exception) -> dict[str, Any]:
+    """The message of what ends a preparation."""
+    if isinstance(error, PartFailed):
+        return error.message
+    kind = {BadSpec: "bad_spec", StoreError: "infrastructure", OSError: "infrastructure"}
+    known = next((name for type_, name in kind.items() if isinstance(error, type_)), None)
+    if known is None:
+        _log.error("a process that prepares failed", exc_info=error)
+    message = str(error) if known else f"{type(error).__name__}: {error}"
+    return {"kind": "error", "error_kind": known or "user", "message": message}
+
+
+def _failed(message: dict[str, Any]) -> int:
+    send(message)
+    _log.error("%s", message["message"])
+    return BAD_SPEC if message["error_kind"] == "bad_spec" else FAILED
 
 
 if __name__ == "__main__":

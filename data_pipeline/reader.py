@@ -14,8 +14,8 @@ from conf.errors import BadSpec
 from data_pipeline.encoding import png
 from data_pipeline.manifest import Manifest, Shard
 from data_pipeline.order import Places
-from data_pipeline.records import CRC_BYTES, CorruptRecord, Record, encode, masked_crc
-from storage.data_dir import index_name
+from data_pipeline.records import CRC_BYTES, CorruptRecord, Record, decode, encode, masked_crc
+from storage.data_dir import index_name, labels_name
 from storage.store import Store, StoreError, open_store
 
 _PAIR_BYTES = 16
@@ -69,6 +69,25 @@ class RecordReader:
             self._checked(int(number), int(record))
             for number, record in zip(numbers, examples - self._starts[numbers], strict=True)
         ]
+
+    def labels(self) -> NDArray[np.int32]:
+        """The label of every example of the split, in stored order, without reading the images.
+
+        Sets of format 1 do not have them beside the shards: there every record is read once.
+        """
+        parts = [self._shard_labels(number, shard) for number, shard in enumerate(self.shards)]
+        return np.concatenate([*parts, np.empty(0, np.int32)])
+
+    def _shard_labels(self, number: int, shard: Shard) -> NDArray[np.int32]:
+        if shard.labels_crc32c is None:
+            places = np.arange(self._starts[number], self._starts[number + 1])
+            return np.array([decode(record).label for record in self.read(places)], np.int32)
+        name, store = labels_name(shard.name), open_store(self._url)
+        data = store.get(name)
+        if len(data) != 4 * shard.num_examples or google_crc32c.value(data) != shard.labels_crc32c:
+            law = "the labels are damaged - their checksum is not the manifest's"
+            raise CorruptRecord(f"{store.url}/{name}: {law} - fetch or prepare the set again")
+        return np.frombuffer(data, "<i4").astype(np.int32)
 
     def _checked(self, number: int, record: int) -> bytes:
         try:

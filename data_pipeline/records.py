@@ -5,8 +5,9 @@ The Examples are Protocol Buffers with their features in alphabetical order, so 
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import google_crc32c
@@ -24,6 +25,7 @@ LABEL = "image/class/label"
 KEY = "image/key"
 WEIGHT = "example/weight"
 
+_LENGTH, _CRC = struct.Struct("<Q"), struct.Struct("<I")
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 
@@ -50,32 +52,50 @@ class Record:
 
 def masked_crc(data: bytes) -> int:
     """The crc32c of `data` as TFRecord stores it."""
-    crc = google_crc32c.value(data)
+    return _masked(google_crc32c.value(data))
+
+
+def _masked(crc: int) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def frame(example: bytes) -> bytes:
     """The TFRecord frame round `example`."""
-    length = struct.pack("<Q", len(example))
-    return b"".join(
-        (length, struct.pack("<I", masked_crc(length)), example, struct.pack("<I", masked_crc(example))),
-    )
+    return b"".join(frame_parts((example,)))
+
+
+def frame_parts(parts: Sequence[bytes]) -> tuple[bytes, ...]:
+    """The TFRecord frame round an Example that lies in several places: its header, the parts, its checksum."""
+    length = _LENGTH.pack(sum(map(len, parts)))
+    crc = 0
+    for part in parts:
+        crc = google_crc32c.extend(crc, part)
+    return length + _CRC.pack(masked_crc(length)), *parts, _CRC.pack(_masked(crc))
 
 
 def encode(record: Record) -> bytes:
     """`record` as a serialized tf.train.Example."""
-    features: dict[str, Value] = {
-        ENCODED: record.encoded,
-        FORMAT: record.format.encode(),
-        HEIGHT: record.height,
-        WIDTH: record.width,
-        LABEL: record.label,
-        KEY: record.key.encode(),
-    }
+    return b"".join(encode_parts(record))
+
+
+def encode_parts(record: Record) -> tuple[bytes, bytes, bytes]:
+    """The same in three parts, of which the second is `record.encoded` itself: an image is not copied."""
+    image = record.encoded
+    in_list = _head(1, len(image))
+    in_feature = _head(_BYTES_LIST, len(in_list) + len(image)) + in_list
+    in_entry = _ENCODED_NAME + _head(2, len(in_feature) + len(image)) + in_feature
+    before = _stored(LABEL, record.label) + _head(1, len(in_entry) + len(image)) + in_entry
     if record.weight != 1.0:
-        features[WEIGHT] = record.weight
-    entries = (_delimited(1, _entry(name, features[name])) for name in sorted(features))
-    return _delimited(1, b"".join(entries))
+        before = _delimited(1, _entry(WEIGHT, record.weight)) + before
+    after = b"".join(
+        (
+            _stored(FORMAT, record.format.encode()),
+            _stored(HEIGHT, record.height),
+            _delimited(1, _entry(KEY, record.key.encode())),
+            _stored(WIDTH, record.width),
+        )
+    )
+    return _head(1, len(before) + len(image) + len(after)) + before, image, after
 
 
 def decode(example: bytes) -> Record:
@@ -111,8 +131,19 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
+def _head(field: int, length: int) -> bytes:
+    """What stands before `length` bytes of a field."""
+    return bytes((field << 3 | _DELIMITED,)) + _varint(length)
+
+
 def _delimited(field: int, payload: bytes) -> bytes:
-    return b"".join((_varint(field << 3 | _DELIMITED), _varint(len(payload)), payload))
+    return _head(field, len(payload)) + payload
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _stored(name: str, value: Value) -> bytes:
+    """A feature as it stands in an Example; sizes, labels and formats come again and again."""
+    return _delimited(1, _entry(name, value))
 
 
 def _entry(name: str, value: Value) -> bytes:
@@ -123,6 +154,9 @@ def _entry(name: str, value: Value) -> bytes:
     else:
         feature = _delimited(_FLOAT_LIST, _delimited(1, struct.pack("<f", value)))
     return _delimited(1, name.encode()) + _delimited(2, feature)
+
+
+_ENCODED_NAME = _delimited(1, ENCODED.encode())
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""One shard: its part of the plan, and how it is written.
+"""What goes into each shard, and the note that a finished one leaves.
 
 Beside each shard lies, until the manifest is written, a note of what is in it. A shard with its note is finished:
 a preparation that was killed goes on behind it, and preparations that share the work learn from it what the others did.
@@ -6,24 +6,26 @@ a preparation that was killed goes on behind it, and preparations that share the
 
 import hashlib
 import json
-import struct
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from conf.schema import BadFile, DataSpec
-from data_pipeline.encoding import BadImage, Encoded, encode_image
+from conf.schema import DataSpec
 from data_pipeline.manifest import ImageSizes, Shard
-from data_pipeline.records import HEADER_BYTES, Record, encode, frame
 from data_pipeline.sources import Example
-from storage.data_dir import index_name, shard_name
+from storage.data_dir import index_name, keys_name, labels_name, shard_name
+from storage.source_files import file_state
 from storage.store import NotStored, Store
 
-_EXAMPLES_PER_TASK = 32
 _ESTIMATED_BYTES = 1024  # of an image whose size cannot be known before it is drawn
+#: A split has at least this many shards, so that as many workers or cores have one each ...
+_LEAST_SHARDS = 16
+#: ... where each of them is worth a file of its own.
+_LEAST_BYTES = 4 << 20
+
+#: Says how many bytes an example's image has before it is encoded.
+Sizes = Callable[[Example], int]
 
 
 @dataclass(frozen=True)
@@ -33,98 +35,88 @@ class ShardPlan:
     split: str
     name: str
     examples: list[Example]
+    num_bytes: int  # of its images before they are encoded, as far as that is known
+    identity: str  # changes with everything that the shard is made of, as far as it is known before reading it
 
 
 @dataclass(frozen=True)
 class ShardNote:
-    """What is in a finished shard. `hashes` are of the stored images, in order, to find duplicates."""
+    """What is in a finished shard."""
 
     plan: str
     shard: Shard
     split: str
     images: ImageSizes | None
-    keys: list[str]
-    hashes: list[str]
+    contents: str  # of each stored image, in order: crc32c and length, 16 hexadecimal digits; finds candidates alone
+    file_crcs: str  # of the file that each came from: crc32c, 8 hexadecimal digits
+    sides: dict[str, int]  # longer side in pixels -> how many images
     skipped: dict[str, str] = field(default_factory=dict)  # key of a bad file -> what is wrong with it
 
 
-class BadImages(Exception):
-    """Some files cannot be read as images: key -> why."""
+def plan_shards(
+    splits: dict[str, list[Example]], data: DataSpec, digest: str, num_workers: int = 1, size: Sizes | None = None
+) -> list[ShardPlan]:
+    """The shards of every split, balanced to within one example.
 
-    def __init__(self, reasons: dict[str, str]):
-        super().__init__(f"{len(reasons)} bad files")
-        self.reasons = reasons
+    Their number is `data.num_shards`, or follows from size: one for each `data.shard_bytes`, and not fewer than 16, or
+    than there are workers, as long as each has 4 MiB.
+    """
+    size = size or image_bytes
+    return [
+        plan
+        for split, examples in splits.items()
+        for plan in _plan_split(split, examples, data, digest, num_workers, size)
+    ]
 
 
-def plan_shards(splits: dict[str, list[Example]], data: DataSpec) -> list[ShardPlan]:
-    """The shards of every split, balanced to within one example."""
-    return [plan for split, examples in splits.items() for plan in _plan_split(split, examples, data)]
-
-
-def _plan_split(split: str, examples: list[Example], data: DataSpec) -> Iterator[ShardPlan]:
-    wanted = data.num_shards or -(-sum(_size(example) for example in examples) // data.shard_bytes)
-    count = max(1, min(wanted, len(examples)))
+def _plan_split(
+    split: str, examples: list[Example], data: DataSpec, digest: str, num_workers: int, size: Sizes
+) -> Iterator[ShardPlan]:
+    sizes = [size(example) for example in examples]
+    count = data.num_shards or _by_size(sum(sizes), data.shard_bytes, num_workers)
+    count = max(1, min(count, len(examples)))
     for number in range(count):
-        part = examples[number * len(examples) // count : (number + 1) * len(examples) // count]
-        yield ShardPlan(split, shard_name(split, number, count), part)
+        part = slice(number * len(examples) // count, (number + 1) * len(examples) // count)
+        identity = _identity(examples[part], sizes[part], digest)
+        yield ShardPlan(split, shard_name(split, number, count), examples[part], sum(sizes[part]), identity)
 
 
-def _size(example: Example) -> int:
+def _by_size(num_bytes: int, shard_bytes: int, num_workers: int) -> int:
+    least = min(max(_LEAST_SHARDS, num_workers), num_bytes // min(_LEAST_BYTES, shard_bytes))
+    return max(-(-num_bytes // shard_bytes), least)
+
+
+def image_bytes(example: Example) -> int:
+    """The size of an example's image before it is encoded; an estimate where it is yet to be drawn."""
     image = example.image
-    if isinstance(image, Path):
-        return image.stat().st_size if image.exists() else 0
+    if isinstance(image, str | Path):
+        state = file_state(image)
+        return state.num_bytes if state else 0
     if isinstance(image, bytes):
         return len(image)
     return _ESTIMATED_BYTES if callable(image) else image.nbytes
 
 
-def finished_note(store: Store, plan: ShardPlan, digest: str) -> ShardNote | None:
-    """The note of the shard, when it was written by this very plan."""
+def finished_note(store: Store, plan: ShardPlan) -> ShardNote | None:
+    """The note of the shard, when it was written by this very plan and what it tells of is there."""
     try:
         stored: dict[str, Any] = json.loads(store.get(note_name(plan.name)))
         shard, images = Shard(**stored.pop("shard")), stored.pop("images")
         note = ShardNote(shard=shard, images=ImageSizes(**images) if images else None, **stored)
     except (NotStored, ValueError, KeyError, TypeError):
         return None
-    whole = note.plan == _fingerprint(plan, digest) and store.exists(plan.name) and store.exists(index_name(plan.name))
+    whole = note.plan == plan.identity and all(store.exists(name) for name in file_names(plan.name))
     return note if whole else None
 
 
-def write_shard(
-    store: Store,
-    plan: ShardPlan,
-    data: DataSpec,
-    num_classes: int,
-    digest: str,
-    pool: Executor,
-    advance: Callable[[int], None],
-) -> ShardNote:
-    """Encode, frame and store the shard and its index, then its note."""
-    counts, offsets = [0] * num_classes, bytearray()
-    keys, hashes, skipped, images = [], [], {}, None
-    with TemporaryDirectory(prefix="convoy-") as folder:
-        path = Path(folder, "shard")
-        with path.open("wb", buffering=1 << 20) as file:
-            for example, encoded in _encoded(plan.examples, data.max_side, pool, advance):
-                if isinstance(encoded, str):
-                    skipped[example.key] = encoded
-                    continue
-                serialized = encode(_record(example, encoded))
-                offsets += struct.pack("<QQ", file.tell() + HEADER_BYTES, len(serialized))
-                file.write(frame(serialized))
-                counts[example.label] += 1
-                keys.append(example.key)
-                hashes.append(hashlib.blake2b(encoded.data, digest_size=8).hexdigest())
-                images = _widened(images, encoded)
-        if skipped and data.on_bad_file is BadFile.stop:
-            raise BadImages(skipped)
-        stored = store.put_file(plan.name, path)
-        path.write_bytes(offsets)
-        index = store.put_file(index_name(plan.name), path)
-    shard = Shard(plan.name, len(keys), stored.size, stored.crc32c or 0, index.crc32c or 0, counts)
-    note = ShardNote(_fingerprint(plan, digest), shard, plan.split, images, keys, hashes, skipped)
-    store.put(note_name(plan.name), json.dumps(asdict(note)).encode())
-    return note
+def put_note(store: Store, note: ShardNote) -> None:
+    """Say that the shard is finished."""
+    store.put(note_name(note.shard.name), json.dumps(asdict(note)).encode())
+
+
+def file_names(shard: str) -> list[str]:
+    """The shard and what lies beside it for good."""
+    return [shard, index_name(shard), labels_name(shard), keys_name(shard)]
 
 
 def note_name(shard: str) -> str:
@@ -132,48 +124,8 @@ def note_name(shard: str) -> str:
     return f"{shard}.note.json"
 
 
-def _fingerprint(plan: ShardPlan, digest: str) -> str:
-    """Changes with everything that the shard is made of, as far as it is known before reading it."""
-    listing = json.dumps([[example.key, example.label, _size(example), example.weight] for example in plan.examples])
+def _identity(examples: list[Example], sizes: list[int], digest: str) -> str:
+    listing = json.dumps(
+        [[each.key, each.label, size, each.weight] for each, size in zip(examples, sizes, strict=True)]
+    )
     return hashlib.sha256(f"{digest}\n{listing}".encode()).hexdigest()
-
-
-def _encoded(
-    examples: list[Example],
-    max_side: int | None,
-    pool: Executor,
-    advance: Callable[[int], None],
-) -> Iterator[tuple[Example, Encoded | str]]:
-    """Each example with its stored image, or with the reason why there is none, in order."""
-    tasks = [examples[at : at + _EXAMPLES_PER_TASK] for at in range(0, len(examples), _EXAMPLES_PER_TASK)]
-    encoded = pool.map(lambda task: [_try(example, max_side) for example in task], tasks)
-    for task, results in zip(tasks, encoded, strict=True):
-        yield from zip(task, results, strict=True)
-        advance(len(task))
-
-
-def _try(example: Example, max_side: int | None) -> Encoded | str:
-    try:
-        return encode_image(example, max_side)
-    except BadImage as error:
-        return str(error)
-
-
-def _record(example: Example, encoded: Encoded) -> Record:
-    return Record(
-        encoded.data, encoded.format, encoded.height, encoded.width, example.label, example.key, example.weight
-    )
-
-
-def _widened(sizes: ImageSizes | None, image: Encoded) -> ImageSizes:
-    height, width, channels = image.height, image.width, image.channels
-    if sizes is None:
-        return ImageSizes(height, height, width, width, channels, channels)
-    return ImageSizes(
-        min(sizes.min_height, height),
-        max(sizes.max_height, height),
-        min(sizes.min_width, width),
-        max(sizes.max_width, width),
-        min(sizes.min_channels, channels),
-        max(sizes.max_channels, channels),
-    )

@@ -12,12 +12,12 @@ from conf.schema import DataSpec, JobSpec, ModelSpec
 from launcher.child import ROOT
 from launcher.drive import needs_data
 from storage.data_dir import MANIFEST
+from storage.source_files import IMAGE_SUFFIXES
 
 MODELS = Path(ROOT, "trainer", "models")
 #: Files there that families share (trainer.models.SHARED).
 SHARED = ("head", "pixels", "application")
-#: What the source `folder` takes for images and for splits (data_pipeline/sources/folder.py).
-IMAGES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
+#: What the source `folder` takes for splits (data_pipeline/sources/folder.py).
 SPLITS = frozenset({"train", "validation", "valid", "val", "test"})
 
 
@@ -91,7 +91,7 @@ def _folders(folder: Path) -> list[str]:
 
 def _has_image(folder: Path) -> bool:
     return any(
-        os.path.splitext(name)[1].lower() in IMAGES and not name.startswith(".")
+        os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
         for _, _, names in os.walk(folder, followlinks=True)
         for name in names
     )

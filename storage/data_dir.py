@@ -16,6 +16,16 @@ def index_name(shard: str) -> str:
     return f"{shard}.index"
 
 
+def labels_name(shard: str) -> str:
+    """The file with the label of each record of the shard: int32, little-endian."""
+    return f"{shard}.labels"
+
+
+def keys_name(shard: str) -> str:
+    """The file with the source's key of each record of the shard: a line each, as a JSON string."""
+    return f"{shard}.keys"
+
+
 def default_data_url(storage_root: str, data_name: str, digest: str) -> str:
     """Where prepared data goes when nobody says where; the digest stands for what decides the bytes."""
     return f"{storage_root.rstrip('/')}/_data/{data_name}-{digest}"

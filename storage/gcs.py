@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import google_crc32c
@@ -106,6 +107,14 @@ class GcsStore:
             return self._upload(name, lambda: path.open("rb"))
         except FileNotFoundError as error:
             raise disk_error("read", str(path), error) from error
+
+    def put_chunks(self, name: str, chunks: Iterable[bytes]) -> Stored:
+        """Write what `chunks` makes under `name`, from a local file: an upload may have to begin again."""
+        with TemporaryDirectory(prefix="convoy-") as folder:
+            path = Path(folder, "whole")
+            with path.open("wb", buffering=1 << 20) as file:
+                file.writelines(chunks)
+            return self.put_file(name, path)
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Write `data` unless `name` exists; say whether this call wrote it. `data` should hold a nonce.

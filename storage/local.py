@@ -50,6 +50,10 @@ class LocalStore:
         with self._errors("put", name):
             return self._publish(name, _file_chunks(path))
 
+    def put_chunks(self, name: str, chunks: Iterable[bytes]) -> Stored:
+        """Write what `chunks` makes under `name`, as it is made."""
+        return self._publish(name, chunks)
+
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Write `data` unless `name` exists; say whether this call wrote it."""
         final = self._path(name)
@@ -175,9 +179,9 @@ def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int, int]:
     size = crc32c = 0
     with path.open("xb", buffering=0) as file:
         for chunk in chunks:
-            rest = memoryview(chunk)
-            while rest:
-                rest = rest[file.write(rest) :]
+            written = file.write(chunk)
+            while written < len(chunk):
+                written += file.write(memoryview(chunk)[written:])
             crc32c = google_crc32c.extend(crc32c, bytes(chunk))
             size += len(chunk)
         os.fsync(file.fileno())

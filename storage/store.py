@@ -45,6 +45,9 @@ class Store(Protocol):
     def put_file(self, name: str, path: Path) -> Stored:
         """Copy the local file `path` to `name`; the answer carries its size and crc32c."""
 
+    def put_chunks(self, name: str, chunks: Iterable[bytes]) -> Stored:
+        """Like `put`, for content that is made while it is written; an error in making it leaves nothing."""
+
     def get(self, name: str) -> bytes:
         """The object's bytes."""
 

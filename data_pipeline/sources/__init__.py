@@ -26,9 +26,9 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled image: a file, a file's bytes, pixels [height, width(, channels)], or a function that draws them."""
+    """One labelled image: a path, a file's bytes, pixels [height, width(, channels)], or a function that draws it."""
 
-    image: Path | bytes | Pixels | Callable[[], Pixels]
+    image: str | Path | bytes | Pixels | Callable[[], Pixels]
     label: int
     key: str  # names the example within its source, and in messages
     weight: float = 1.0
@@ -36,10 +36,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Source:
-    """What a source has: the classes, and the examples of each split (`train`, `validation`, `test`, or `ALL`)."""
+    """What a source has: the classes, and the examples of each split (`train`, `validation`, `test`, or `ALL`).
+
+    `files` are those it read besides images that are files of their own; a change of any of them is noticed later.
+    """
 
     classes: list[str]
     splits: Mapping[str, Sequence[Example]]
+    files: Sequence[Path] = ()
 
 
 def known_sources() -> list[str]:

@@ -35,7 +35,7 @@ def examples(data: DataSpec, seed: int) -> Source:
         name = row["path"].strip()
         example = Example(table.parent / name, labels[row["label"].strip()], name, float(row.get("weight") or 1.0))
         splits.setdefault(_SPLITS[row["split"].strip()] if row.get("split") else ALL, []).append(example)
-    return Source(classes, splits)
+    return Source(classes, splits, [table])
 
 
 def _check_header(names: Sequence[str], data: DataSpec) -> None:

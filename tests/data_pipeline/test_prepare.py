@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,8 @@ from conf.files import dump_job
 from conf.schema import BadFile, DataSpec, JobSpec, SplitSpec, StorageSpec
 from data_pipeline.manifest import Manifest, load_manifest
 from data_pipeline.prepare import main, prepare
-from data_pipeline.records import decode
+from data_pipeline.reader import RecordReader
+from data_pipeline.records import CorruptRecord, decode
 from storage.data_dir import MANIFEST, is_prepared
 
 Prepare = Callable[..., Manifest]
@@ -69,6 +71,40 @@ def test_the_manifest_tells_what_the_shards_hold(digits: Manifest) -> None:
             assert [data[start : start + length] for start, length in pairs] == records
             labels = [decode(record).label for record in records]
             assert np.bincount(labels, minlength=10).tolist() == shard.class_counts
+            beside = Path(digits.url, f"{shard.name}.labels").read_bytes()
+            assert np.frombuffer(beside, "<i4").tolist() == labels
+            assert google_crc32c.value(beside) == shard.labels_crc32c
+            named = Path(digits.url, f"{shard.name}.keys").read_bytes()
+            assert [json.loads(line) for line in named.splitlines()] == [decode(record).key for record in records]
+            assert google_crc32c.value(named) == shard.keys_crc32c
+
+
+def test_the_labels_of_a_split_come_without_its_images(digits: Manifest) -> None:
+    paths = [str(Path(digits.url, shard.name)) for shard in digits.splits["train"].shards]
+    expected = [decode(record.numpy()).label for record in tf.data.TFRecordDataset(paths)]
+    assert RecordReader(digits, "train").labels().tolist() == expected
+
+
+def test_a_set_of_the_first_format_is_still_read(digits: Manifest, tmp_path: Path) -> None:
+    """It had no labels and keys beside its shards, and said nothing of features."""
+    stored = json.loads(Path(digits.url, MANIFEST).read_bytes()) | {"format_version": 1}
+    del stored["features"]
+    for split in stored["splits"].values():
+        for shard in split["shards"]:
+            del shard["labels_crc32c"], shard["keys_crc32c"]
+            for name in (shard["name"], f"{shard['name']}.index"):
+                shutil.copy(Path(digits.url, name), tmp_path)
+    (tmp_path / MANIFEST).write_text(json.dumps(stored))
+    reader = RecordReader(load_manifest(str(tmp_path)), "test")
+    assert reader.labels().tolist() == RecordReader(digits, "test").labels().tolist()
+
+
+def test_damaged_labels_are_named(prepare_set: Prepare) -> None:
+    manifest = prepare_set(name="digits")
+    path = Path(manifest.url, f"{manifest.splits['test'].shards[0].name}.labels")
+    path.write_bytes(b"\1" + path.read_bytes()[1:])
+    with pytest.raises(CorruptRecord, match=f"{path.name}: the labels are damaged"):
+        RecordReader(manifest, "test").labels()
 
 
 def test_splits_are_stratified_seven_two_one(digits: Manifest) -> None:
@@ -82,7 +118,8 @@ def test_splits_are_stratified_seven_two_one(digits: Manifest) -> None:
 def test_the_same_source_gives_the_same_bytes(prepare_set: Prepare, folder: Path, tmp_path: Path) -> None:
     one = prepare_set(name="folder", path=str(folder), out=str(tmp_path / "one"), num_shards=2)
     other = prepare_set(name="folder", path=str(folder), out=str(tmp_path / "other"), num_shards=2)
-    assert contents(one) == contents(other) and len(contents(one)) == 14
+    assert contents(one) == contents(other)
+    assert len(contents(one)) == 3 * 2 * 4 + 3  # shard, index, labels, keys; manifest, report, source files
     moved = prepare_set(seed=1, name="folder", path=str(folder), out=str(tmp_path / "moved"), num_shards=2)
     assert sorted(keys(moved, "test")) != sorted(keys(one, "test"))
 
@@ -90,7 +127,6 @@ def test_the_same_source_gives_the_same_bytes(prepare_set: Prepare, folder: Path
 def test_what_is_prepared_is_not_prepared_again(prepare_set: Prepare, folder: Path) -> None:
     first = prepare_set(name="folder", path=str(folder))
     before = {path: path.stat().st_mtime_ns for path in Path(first.url).iterdir()}
-    (folder / "china" / "00.jpg").unlink()
     assert prepare_set(name="folder", path=str(folder)) == first
     assert {path: path.stat().st_mtime_ns for path in Path(first.url).iterdir()} == before
 
@@ -225,7 +261,7 @@ def test_a_broken_manifest_is_named(digits: Manifest, tmp_path: Path) -> None:
     for text in (
         b"{",
         b"{}",
-        Path(digits.url, MANIFEST).read_bytes().replace(b'format_version": 1', b'format_version": 9'),
+        Path(digits.url, MANIFEST).read_bytes().replace(b'format_version": 2', b'format_version": 9'),
     ):
         (tmp_path / MANIFEST).write_bytes(text)
         with pytest.raises(BadSpec, match="cannot be understood"):

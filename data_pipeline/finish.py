@@ -1,0 +1,125 @@
+"""The end of a preparation: when every shard is there, the report, the list of source files, and last the manifest."""
+
+import logging
+import platform
+import zlib
+from collections.abc import Iterable
+from functools import reduce
+from importlib.metadata import version
+from pathlib import Path
+
+from conf.errors import BadSpec
+from conf.schema import JobSpec
+from data_pipeline.manifest import FEATURES, ImageSizes, Manifest, Split, load_manifest
+from data_pipeline.report import report, to_json
+from data_pipeline.shards import ShardNote, ShardPlan, file_names, finished_note, note_name
+from data_pipeline.sources import Source
+from storage.data_dir import MANIFEST, REPORT, is_prepared
+from storage.source_files import SOURCE_FILES, FileState, FileStates, file_state, image_files, to_lines
+from storage.store import Store
+
+_PACKAGES = ("numpy", "pillow", "google-crc32c")
+_log = logging.getLogger(__name__)
+
+
+def finish(store: Store, plans: list[ShardPlan], source: Source, job: JobSpec, digest: str) -> Manifest | None:
+    """Write the manifest if every shard is finished, and remove what was only needed until then.
+
+    None when other parts are not done yet. When another preparation has finished first, what that one wrote.
+    """
+    found = [finished_note(store, plan) for plan in plans]
+    notes = [note for note in found if note is not None]
+    if len(notes) < len(plans):
+        return load_manifest(store.url) if is_prepared(store.url) else None
+    manifest = _manifest(store.url, notes, source.classes, job, digest)
+    store.put(REPORT, to_json(report(store, manifest, notes)))
+    if job.data.path is not None:
+        store.put(
+            SOURCE_FILES, to_lines(_source_files(Path(job.data.path).expanduser().absolute(), source, plans, notes))
+        )
+    if not store.put_if_absent(MANIFEST, manifest.to_json()):
+        _log.info("another preparation of %s finished first", store.url)
+        return load_manifest(store.url)
+    _clean(store, plans)
+    return manifest
+
+
+def _manifest(url: str, notes: list[ShardNote], classes: list[str], job: JobSpec, digest: str) -> Manifest:
+    splits = {}
+    for name in dict.fromkeys(note.split for note in notes):
+        shards = [note.shard for note in notes if note.split == name]
+        counts = [sum(column) for column in zip(*(shard.class_counts for shard in shards), strict=True)]
+        splits[name] = Split(sum(counts), counts, shards)
+    if not splits["train"].num_examples:
+        raise BadSpec.of("data.path", job.data.path, "no training image can be read", "data.on_bad_file=stop says why")
+    sizes = [note.images for note in notes if note.images is not None]
+    return Manifest(
+        url=url,
+        name=job.data.name,
+        classes=classes,
+        splits={name: split for name, split in splits.items() if split.num_examples},
+        images=reduce(_both, sizes),
+        seed=job.seed,
+        digest=digest,
+        num_skipped=sum(len(note.skipped) for note in notes),
+        features=FEATURES,
+        versions=_versions(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    """What the bytes may depend on."""
+    own = {"python": platform.python_version(), "zlib": zlib.ZLIB_RUNTIME_VERSION}
+    return own | {name: version(name) for name in _PACKAGES}
+
+
+def _both(one: ImageSizes, other: ImageSizes) -> ImageSizes:
+    return ImageSizes(
+        min(one.min_height, other.min_height),
+        max(one.max_height, other.max_height),
+        min(one.min_width, other.min_width),
+        max(one.max_width, other.max_width),
+        min(one.min_channels, other.min_channels),
+        max(one.max_channels, other.max_channels),
+    )
+
+
+def _source_files(path: Path, source: Source, plans: list[ShardPlan], notes: list[ShardNote]) -> FileStates:
+    """Every file below the source, and the others it was made of, with checksums where they were read whole."""
+    root = path if path.is_dir() else path.parent
+    states = image_files(path)
+    crcs: dict[str, int] = {}
+    for plan, note in zip(plans, notes, strict=True):
+        files = [each.image for each in plan.examples if each.key not in note.skipped]
+        for place, file in enumerate(files):
+            if isinstance(file, str | Path):
+                crcs[_relative(file, root)] = int(note.file_crcs[8 * place : 8 * place + 8], 16)
+    for name in {*crcs, *(_relative(file, root) for file in source.files)} - states.keys():
+        state = file_state(root / name)
+        if state is not None:
+            states[name] = state
+    return {name: FileState(*state[:2], crcs.get(name)) for name, state in states.items()}
+
+
+def _relative(file: str | Path, root: Path) -> str:
+    """The name below the source; of a file that lies elsewhere its whole path, which `root / name` leaves as it is."""
+    text, start = str(file), f"{root}/"
+    return text[len(start) :] if text.startswith(start) else text
+
+
+def _clean(store: Store, plans: Iterable[ShardPlan]) -> None:
+    """Remove the notes, and what an earlier preparation with another plan left unfinished."""
+    needed = {MANIFEST, REPORT, SOURCE_FILES, *(name for plan in plans for name in file_names(plan.name))}
+    for stored in list(store.list()):
+        if stored.name not in needed and _is_ours(stored.name):
+            store.delete(stored.name)
+
+
+def _is_ours(name: str) -> bool:
+    stem, found, _ = name.partition(".tfrecord")
+    return (
+        bool(found)
+        and "/" not in stem
+        and "-of-" in stem
+        and name in (*file_names(stem + found), note_name(stem + found))
+    )
