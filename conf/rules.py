@@ -12,6 +12,8 @@ OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad")
 SCHEDULES = ("constant", "cosine")
 #: What the random generators of NumPy and TensorFlow take as a seed.
 SEEDS = range(2**32)
+#: What data.path names for the sources that need one.
+PATHS = {"folder": "DIR", "csv": "FILE.csv", "npz": "FILE.npz", "tfrecord": "URL"}
 #: Verbs that work on a run which must exist already.
 ON_A_RUN = (Verb.evaluate, Verb.export, Verb.status, Verb.stop)
 
@@ -125,10 +127,9 @@ def _data(data: DataSpec) -> list[Problem]:
     problems = []
     if data.channels not in (1, 3):
         problems.append(Problem("data.channels", data.channels, "images are grey (1) or RGB (3)", "data.channels=3"))
-    if data.name in ("folder", "csv", "npz", "tfrecord") and data.path is None:
-        problems.append(
-            Problem("data.path", None, f"data={data.name} reads from a path", f"data={data.name} data.path=DIR")
-        )
+    if data.name in PATHS and data.path is None:
+        cure = f"data={data.name} data.path={PATHS[data.name]}"
+        problems.append(Problem("data.path", None, f"data={data.name} reads from a path", cure))
     for name, count in (("data.memory_bytes", data.memory_bytes), ("data.max_corrupt", data.max_corrupt)):
         if count < 0:
             problems.append(Problem(name, count, "must be at least 0", f"{name}=0 switches it off"))

@@ -32,6 +32,20 @@ LOOKS = {
     float: r"[+-]?((\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|inf|nan)",
     bool: r"(?i)true|false|yes|no|on|off|1|0",
 }
+#: What other programs call them.
+ALIASES = {
+    "lr": "learning_rate",
+    "batch": "global_batch_size",
+    "batch_size": "global_batch_size",
+    "bs": "global_batch_size",
+    "wd": "weight_decay",
+    "num_epochs": "epochs",
+    "max_steps": "steps",
+    "num_workers": "workers",
+    "gpus": "gpus_per_worker",
+    "num_gpus": "gpus_per_worker",
+    "dtype": "precision",
+}
 CONFIG_DIR = Path(conf.__file__).parent
 
 
@@ -91,6 +105,14 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]}?" if close else ""
 
 
+def _last_word(key: str, known: Sequence[str]) -> str:
+    """The key that was probably meant, where the last part of `key` alone, or what it stands for, says so."""
+    last = key.rpartition(".")[2]
+    last = ALIASES.get(last, last)
+    same = [name for name in known if name.rpartition(".")[2] == last]
+    return max(same, key=lambda name: difflib.SequenceMatcher(None, key, name).ratio()) if same else key
+
+
 def _literal(word: str) -> str:
     """The word, its value quoted for Hydra where the key takes text, so that blanks, commas and letters of any language
     mean themselves. What is quoted already, and null, stay as they are.
@@ -132,8 +154,9 @@ def _key_problems(word: str, key: str) -> list[Problem]:
     keys = list(known_keys())
     if key in keys or key.startswith(FREE):
         return []
+    close = nearest(_last_word(key, keys), [*keys, *GROUPS])
     general = "--help shows the groups and the keys most used; conf/schema.py has them all"
-    return [Problem(key, value, "there is no such key", nearest(key, [*keys, *GROUPS]) or general)]
+    return [Problem(key, value, "there is no such key", close or general)]
 
 
 def _opened(word: str) -> str:

@@ -18,12 +18,15 @@ def farewell(job: JobSpec, run_dir: RunDir, found: Outcome) -> str:
     if found.state == "succeeded":
         return "\n".join([f"done: {found.step} steps", *metrics_lines(run_dir), *_places(run_dir), *_next(job)])
     if found.state == "stopped":
-        return f"{found.reason}, at step {found.step}\ngo on with:  {command(job)}"
+        where = f", at step {found.step}" if found.step else ""  # none while data is prepared
+        return f"{found.reason}{where}\ngo on with:  {command(job)}"
     return f"{failure_text(run_dir, found)}\nwhen it is mended, go on with:  {command(job)}"
 
 
 def failure_text(run_dir: RunDir, found: Outcome) -> str:
-    """What a task that failed says."""
+    """What a task that failed, or was stopped, says."""
+    if found.state == "stopped":
+        return found.reason
     if found.rank is None:
         return f"failed - {found.reason}"
     return failure(found.reason, f"{run_dir.url}/{log_name(found.attempts, found.rank)}", found.log_tail, found.others)

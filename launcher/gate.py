@@ -10,10 +10,11 @@ import secrets
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from conf.errors import BadSpec
 from conf.schema import ClusterSpec
 from launcher.child import ROOT
 from launcher.machine import this_machine
-from launcher.placement import Placement, place, ray_cpus
+from launcher.placement import Placement, place, ray_cpus, shape
 
 if TYPE_CHECKING:
     from launcher.group import Group
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
 def local_placement(cluster: ClusterSpec) -> Placement | None:
     """Where the workers go on this machine; refuses at once. None where a running cluster has to be asked."""
     return place(cluster, [this_machine()], own_ray=True) if cluster.address is None else None
+
+
+def planned_placement(cluster: ClusterSpec) -> tuple[Placement | None, BadSpec | None]:
+    """The same for a plan, which may be of another machine: with the refusal that a real job would get here."""
+    try:
+        return local_placement(cluster), None
+    except BadSpec as error:
+        return shape(cluster, [this_machine()]), error
 
 
 class NoRay(Exception):

@@ -55,6 +55,17 @@ def place(cluster: ClusterSpec, hosts: Sequence[Host], own_ray: bool) -> Placeme
         _check_gpus(cluster, gpus, hosts)
     else:
         _check_cpus(cluster, hosts, own_ray)
+    return _placement(cluster, gpus)
+
+
+def shape(cluster: ClusterSpec, hosts: Sequence[Host]) -> Placement:
+    """The placement that `cluster` would have on hosts that have all of it, for a plan that starts nothing."""
+    if cluster.accelerator is Accelerator.gpu and not any(host.gpus for host in hosts):
+        return _placement(cluster, cluster.gpus_per_worker or 1)
+    return _placement(cluster, _gpus_per_worker(cluster, hosts))
+
+
+def _placement(cluster: ClusterSpec, gpus: int) -> Placement:
     # TensorFlow ignores logical CPU devices under MultiWorkerMirroredStrategy: there a CPU worker is one replica.
     shares = gpus or cluster.gpus_per_worker or 1
     replicas = shares if gpus or cluster.workers == 1 else 1

@@ -6,16 +6,20 @@ from typing import Any
 
 from conf.data_url import data_url
 from conf.schema import JobSpec, Remainder
+from launcher.gate import planned_placement
 from launcher.placement import Placement
 from storage.data_dir import MANIFEST
 from storage.run_dir import RunDir
 from storage.store import NotStored, open_store
 
 
-def plan(job: JobSpec, run_dir: RunDir, placement: Placement | None) -> str:
-    """The plan as lines of name and value."""
+def plan(job: JobSpec, run_dir: RunDir) -> str:
+    """The plan as lines of name and value; the last says what this machine lacks, for a plan may be of another."""
+    placement, refusal = planned_placement(job.cluster)
     rows = [("job", job.job.name), ("run directory", f"{run_dir.url}{' (exists)' if run_dir.exists() else ''}")]
     rows += [*_data(job), *_batches(job, placement), *_cluster(job, placement)]
+    if refusal is not None:
+        rows += [("not on this machine", str(problem)) for problem in refusal.problems]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 

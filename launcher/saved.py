@@ -10,11 +10,13 @@ from conf.errors import BadSpec, Problem
 from conf.files import dump_job, load_job
 from conf.schema import JobSpec, Verb
 from launcher.compose import Asked
-from storage.run_dir import CHECKPOINTS, JOB, OUTCOME, RunDir
+from storage.run_dir import CHECKPOINTS, JOB, OUTCOME, RunDir, checkpoint_step
 from storage.store import NotStored, StoreError
 
 #: What decides the learning. It is frozen when the run begins.
 FROZEN = ("data", "trainer", "seed")
+#: The object of a checkpoint that is written last.
+WHOLE = "/manifest.json"
 #: Where and how it runs. It may change from one attempt to the next.
 FREE = ("cluster", "submit")
 
@@ -85,6 +87,22 @@ def freeze(run_dir: RunDir, job: JobSpec) -> None:
 def has_checkpoint(run_dir: RunDir) -> bool:
     """Whether the run has learnt anything yet. Until it has, its job may still be mended."""
     return any(True for _ in run_dir.store.list(f"{CHECKPOINTS}/"))
+
+
+def beginning(run_dir: RunDir) -> str:
+    """Whether a training begins here or goes on, and from where."""
+    if not run_dir.exists():
+        return f"a new run {run_dir.run_id} begins in {run_dir.url}"
+    whole = (stored.name for stored in run_dir.store.list(f"{CHECKPOINTS}/") if stored.name.endswith(WHOLE))
+    step = max((checkpoint_step(name) or 0 for name in whole), default=None)
+    where = "the beginning, for it has no checkpoint yet" if step is None else f"step {step}"
+    return f"going on with {run_dir.run_id} from {where} in {run_dir.url}"
+
+
+def discard(run_dir: RunDir) -> None:
+    """Remove what a task left in a folder that is no run: one without a job.yaml."""
+    if not run_dir.exists():
+        run_dir.remove()
 
 
 def outcome(run_dir: RunDir) -> dict[str, Any]:

@@ -20,10 +20,10 @@ def run_task(asked: Asked, tell: Callable[[RunDir], Sequence[str]]) -> int:
     run_dir, job = existing_run(asked)
     job = dataclasses.replace(job, cluster=dataclasses.replace(job.cluster, workers=1))
     rules.check(job)
-    placement = local_placement(job.cluster)
     if job.dry_run:
-        show(plan(job, run_dir, placement))
+        show(plan(job, run_dir))
         return 0
+    local_placement(job.cluster)  # refuses at once
     console = Console()
     with interrupts() as stopper:
         found = Drive(job, run_dir, console, stopper).run()

@@ -92,6 +92,10 @@ class RunDir:
         """Whether a job was written here."""
         return self.store.exists(JOB)
 
+    def remove(self) -> None:
+        """Remove the folder with everything in it."""
+        open_store(self.url.rpartition("/")[0] or "/").delete_folder(self.run_id)
+
     def read_json(self, name: str) -> Any:
         """The value in a JSON object. NotStored if there is none; StoreError if it is not JSON."""
         try:

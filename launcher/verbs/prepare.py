@@ -7,10 +7,9 @@ from launcher.compose import Asked
 from launcher.console import Console, show
 from launcher.drive import Drive, needs_data
 from launcher.farewell import failure_text
-from launcher.gate import local_placement
 from launcher.interrupts import interrupts
 from launcher.plan import plan
-from launcher.saved import check_writable, new_run_id, open_run
+from launcher.saved import check_writable, discard, new_run_id, open_run
 
 
 def run(asked: Asked) -> int:
@@ -19,7 +18,7 @@ def run(asked: Asked) -> int:
     rules.check(job)
     early.check(job)
     if job.dry_run:
-        show(plan(job, run_dir, local_placement(job.cluster)))
+        show(plan(job, run_dir))
         return 0
     url = data_url(job)
     if not needs_data(job):
@@ -30,5 +29,7 @@ def run(asked: Asked) -> int:
     with interrupts() as stopper:
         found = Drive(job, run_dir, console, stopper).run()
     succeeded = found.state == "succeeded"
+    if found.state != "failed":
+        discard(run_dir)
     console.say(f"prepared {job.data.name}: {url}" if succeeded else failure_text(run_dir, found))
     return found.exit_code

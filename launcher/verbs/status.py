@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from launcher.compose import Asked
@@ -22,25 +23,44 @@ def run(asked: Asked) -> int:
 
 def describe(run_dir: RunDir) -> list[str]:
     """The lines that `job=status` shows."""
-    events = list(run_dir.events())
+    events, now = list(run_dir.events()), time.time()
     ended, owner = outcome(run_dir), read_owner(run_dir)
     state = ended.get("state", "interrupted" if events else "not begun")
-    if owner is not None and is_alive(owner, time.time()):
+    if owner is not None and is_alive(owner, now):
         state = f"running (process {owner.pid} on {owner.host})"
     attempts = max([event.get("attempt") or 0 for event in events], default=0)
     steps = [(event.get("details") or {}).get("step") for event in events]
     step = max([number for number in steps if isinstance(number, int)], default=0)
     lines = [f"run       {run_dir.url}", f"state     {state}", f"step      {step}", f"attempts  {attempts}"]
+    if events:
+        lines.append(f"last sign {_age(_seconds(events[-1]), now)}")
     if ended.get("reason") and not state.startswith("running"):
         lines.append(f"reason    {ended['reason']}")
-    return [*lines, *(_line(event) for event in events[-LAST_EVENTS:])]
+    return [*lines, *(_line(event, now) for event in events[-LAST_EVENTS:])]
 
 
-def _line(event: Mapping[str, Any]) -> str:
+def _line(event: Mapping[str, Any], now: float) -> str:
     rank = "" if event.get("rank") is None else f" rank {event['rank']}"
-    details = ", ".join(f"{name} {_short(value)}" for name, value in (event.get("details") or {}).items())
+    details = ", ".join(f"{name} {_short(name, value, now)}" for name, value in (event.get("details") or {}).items())
     return f"  {str(event.get('time', ''))[:19]}  {event.get('kind')}{rank}  {details}".rstrip()
 
 
-def _short(value: Any) -> str:
+def _short(name: str, value: Any, now: float) -> str:
+    if name == "time" and isinstance(value, float):
+        return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%dT%H:%M:%S} ({_age(value, now)})"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _seconds(event: Mapping[str, Any]) -> float:
+    try:
+        return datetime.fromisoformat(str(event.get("time"))).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _age(then: float, now: float) -> str:
+    passed = max(now - then, 0.0)
+    units = ((86400, "days"), (3600, "h"), (60, "min"))
+    return next(
+        (f"{passed / length:.0f} {unit} ago" for length, unit in units if passed >= 2 * length), f"{passed:.0f} s ago"
+    )

@@ -15,7 +15,7 @@ from launcher.interrupts import interrupts
 from launcher.journal import Journal
 from launcher.lease import Lease
 from launcher.plan import plan
-from launcher.saved import check_writable, freeze, new_run_id, open_run, outcome
+from launcher.saved import beginning, check_writable, freeze, new_run_id, open_run, outcome
 from storage.run_dir import RunDir
 
 
@@ -26,10 +26,10 @@ def run(asked: Asked) -> int:
     last = outcome(run_dir)
     if last.get("state") != "succeeded":
         early.check(job)
-    placement = local_placement(job.cluster)
     if job.dry_run:
-        show(plan(job, run_dir, placement))
+        show(plan(job, run_dir))
         return 0
+    local_placement(job.cluster)  # refuses at once
     if last.get("state") == "succeeded":
         show(f"run {job.run_id} is finished ({last.get('step')} steps): {run_dir.url} - another run_id begins anew")
         return 0
@@ -40,9 +40,10 @@ def _train(job: JobSpec, run_dir: RunDir) -> int:
     console, journal = Console(), Journal(run_dir)
     check_writable(run_dir, job)
     with interrupts() as stopper, Lease(run_dir):
+        began = beginning(run_dir)
         freeze(run_dir, job)
         journal.forget_stop()
-        console.say(f"run {job.run_id} in {run_dir.url}")
+        console.say(began)
         try:
             found = Drive(job, run_dir, console, stopper).run()
         except BadSpec as error:

@@ -63,6 +63,8 @@ BAD = [
     ("data.split.train=0.9", "together they are 1", ""),
     ("data.split.train=nan", "together they are 1", ""),
     ("data=folder", "reads from a path", "data.path="),
+    ("data=csv", "reads from a path", "data.path=FILE.csv"),
+    ("data=npz", "reads from a path", "data.path=FILE.npz"),
     ("trainer=xception data.image_size=70", "smaller than 71 pixels", "data.image_size=71"),
     ("trainer.label_smoothing=1.5", "a share in [0, 1)", ""),
     ("run_id=a/b", "a run_id is letters", ""),

@@ -126,7 +126,7 @@ def test_ctrl_c_and_sigterm_save_and_say_how_to_go_on(command, number, expected)
 )
 def test_a_signal_before_there_are_workers_ends_at_once(command, number, after_s, expected):
     process = command.start("wait")
-    assert process.stdout.readline().startswith("run x in")
+    assert process.stdout.readline().startswith("a new run x begins in")
     time.sleep(after_s)
     begun = time.monotonic()
     process.send_signal(number)
@@ -192,6 +192,8 @@ def test_refusals_are_quick_and_leave_nothing(command, words, said):
     ("words", "expected"),
     [
         (["dry_run=true"], "MultiWorkerMirroredStrategy"),
+        (["dry_run=true", "cluster=4gpu"], "not on this machine  cluster=4gpu - needs 4 GPUs on one host"),
+        (["dry_run=true", "cluster=4gpu", "job=prepare"], "1, each with 4 GPUs"),
         (["--help"], "trainer"),
         (["--version"], "convoy"),
         (["--cfg", "job"], "global_batch_size"),
@@ -199,7 +201,8 @@ def test_refusals_are_quick_and_leave_nothing(command, words, said):
 )
 def test_what_starts_nothing_answers_without_ray(command, words, expected):
     line = [sys.executable, "-X", "importtime", str(ROOT / "launcher/run.py"), *command.words, *words]
-    done = subprocess.run(line, env=command.environ, capture_output=True, text=True, timeout=60, check=False)
+    environ = command.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(line, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, expected in done.stdout) == (0, True)
     for module in ("ray", "tensorflow", "keras"):
         assert f"| {module}\n" not in done.stderr

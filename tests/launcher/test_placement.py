@@ -7,7 +7,7 @@ import pytest
 from conf.errors import BadSpec
 from conf.schema import Accelerator, ClusterSpec
 from launcher.machine import count_gpus
-from launcher.placement import Host, place, ray_cpus
+from launcher.placement import Host, place, ray_cpus, shape
 
 AUTO, GPU, CPU = Accelerator.auto, Accelerator.gpu, Accelerator.cpu
 LAPTOP = [Host("this machine", 2, 0)]
@@ -98,3 +98,17 @@ def test_gpus_are_counted_by_their_device_files_as_far_as_they_are_visible(tmp_p
     for name in ("nvidia0", "nvidia1", "nvidia2", "nvidia3", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
     assert count_gpus(tmp_path, {} if shown is None else {"CUDA_VISIBLE_DEVICES": shown}) == expected
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "accelerator", "expected"),
+    [
+        (1, 4, AUTO, (1, 4, 4, "MirroredStrategy")),
+        (2, 4, GPU, (2, 4, 4, "MultiWorkerMirroredStrategy")),
+        (1, None, GPU, (1, 1, 1, "default")),
+        (1, None, AUTO, (1, 0, 1, "default")),
+    ],
+)
+def test_the_shape_of_a_plan_needs_no_hosts_that_have_it(workers, gpus, accelerator, expected):
+    found = shape(ClusterSpec(workers=workers, gpus_per_worker=gpus, accelerator=accelerator), LAPTOP)
+    assert (found.num_workers, found.gpus, found.shares_per_worker, found.strategy) == expected

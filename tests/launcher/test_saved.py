@@ -12,7 +12,7 @@ from conf.errors import BadSpec
 from conf.schema import BadFile
 from launcher.compose import Asked, compose
 from launcher.lease import EXPIRES_S, LEASE, Lease, Owner, birth, is_alive
-from launcher.saved import amended, existing_run, freeze, open_run, reconcile
+from launcher.saved import amended, beginning, discard, existing_run, freeze, open_run, reconcile
 from storage.run_dir import RunDir, checkpoint_name
 
 OPTIONS = ["trainer.model.options.dense=64", "trainer.model.options.depth=2"]
@@ -149,3 +149,23 @@ def test_a_dead_drivers_lease_is_taken_over(tmp_path):
 )
 def test_who_is_alive(host, born, age_s, expected):
     assert is_alive(Owner("n", host, os.getpid(), born, time.time() - age_s), time.time()) is expected
+
+
+def test_a_run_says_whether_it_begins_or_goes_on(tmp_path):
+    run_dir = RunDir(str(tmp_path), "x")
+    assert beginning(run_dir) == f"a new run x begins in {tmp_path}/x"
+    freeze(run_dir, SAVED)
+    assert beginning(run_dir).startswith("going on with x from the beginning, for it has no checkpoint yet")
+    for step in (20, 40):
+        run_dir.write_json(f"{checkpoint_name(step)}/manifest.json", {})
+    run_dir.store.put(f"{checkpoint_name(60)}/weights.safetensors", b"")  # died before it was whole
+    assert beginning(run_dir) == f"going on with x from step 40 in {tmp_path}/x"
+
+
+def test_only_a_folder_that_is_no_run_is_discarded(tmp_path):
+    for name in ("x", "y"):
+        RunDir(str(tmp_path), name).write_json("attempts/01/anything.json", {})
+    freeze(RunDir(str(tmp_path), "x"), SAVED)
+    for name in ("x", "y", "never-there"):
+        discard(RunDir(str(tmp_path), name))
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
