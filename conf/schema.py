@@ -14,6 +14,7 @@ class Verb(Enum):
 
     train = "prepare what is not prepared, train, evaluate, export"
     prepare = "write the data as TFRecords and stop"
+    inspect = "show a prepared set: a table, and its images as contact sheets"
     evaluate = "measure the newest checkpoint of run_id on a split"
     export = "write the newest checkpoint of run_id as a SavedModel"
     status = "say how run_id is doing"
@@ -223,6 +224,18 @@ class SubmitSpec:
 
 
 @dataclass
+class InspectSpec:
+    """What job=inspect shows of a prepared set."""
+
+    out: str | None = None  # URL of the folder for the sheets; default <storage.root>/inspect-<name>-<digest>
+    split: str = "train"  # whose images are shown
+    examples: int = 32  # images of each class, the first that are stored
+    rows: int = 16  # examples on the sheet of augmented versions, in turn of every class
+    draws: int = 8  # versions of each: those of the epochs 0, 1, ...
+    tile: int = 112  # side in pixels of the square an image is fitted into
+
+
+@dataclass
 class JobSpec:
     """One job, whole."""
 
@@ -236,3 +249,4 @@ class JobSpec:
     cluster: ClusterSpec = field(default_factory=ClusterSpec)
     storage: StorageSpec = field(default_factory=StorageSpec)
     submit: SubmitSpec = field(default_factory=SubmitSpec)
+    inspect: InspectSpec = field(default_factory=InspectSpec)

@@ -74,7 +74,39 @@ class EvaluationOrder:
         return _rows(places, mask, np.zeros((*places.shape, 0), np.float32), real)
 
 
-BatchOrder = TrainingOrder | EvaluationOrder
+@dataclass(frozen=True)
+class ChosenOrder:
+    """The same examples in every step; what is drawn in step e is what training draws for them in epoch e."""
+
+    examples: Places  # as the reader numbers them
+    numbers: Places  # as the whole split numbers them
+    seed: int
+    num_draws: int
+    num_steps: int
+
+    @property
+    def shape(self) -> BatchShape:
+        """All of them in one batch of one replica."""
+        return BatchShape(len(self.examples))
+
+    @property
+    def replicas(self) -> range:
+        """The only one."""
+        return range(1)
+
+    def batches(self, first_step: int, steps: int) -> Batches:
+        """Those of `steps` steps from `first_step` on, as far as there are any."""
+        epochs = range(first_step, min(first_step + steps, self.num_steps))
+        size = len(self.examples)
+        drawn = np.zeros((len(epochs), size, self.num_draws), np.float32)
+        if self.num_draws:
+            drawn = np.stack([draws(self.seed, epoch, self.numbers, self.num_draws) for epoch in epochs])
+        examples = np.tile(self.examples, (len(epochs), 1))
+        ones = np.ones((len(epochs), size), np.float32)
+        return Batches(examples, ones, drawn, np.full(len(epochs), size, np.float32))
+
+
+BatchOrder = TrainingOrder | EvaluationOrder | ChosenOrder
 
 
 def _places(steps: Places, num_examples: int, shape: BatchShape, replicas: range) -> tuple[Places, Floats, Floats]:

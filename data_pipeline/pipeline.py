@@ -13,6 +13,7 @@ and a thread of its that waits for the interpreter while that shuts down waits f
 """
 
 import os
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -21,7 +22,7 @@ import tensorflow as tf
 from conf.errors import BadSpec
 from conf.schema import AugmentSpec, BadRecord, DataSpec
 from data_pipeline.augment import NUM_DRAWS, augment_batch, augment_image, crop_window, is_active
-from data_pipeline.batches import BatchOrder, EvaluationOrder, TrainingOrder
+from data_pipeline.batches import BatchOrder, ChosenOrder, EvaluationOrder, TrainingOrder
 from data_pipeline.images import decode, decode_crop, parse, resize, shape_of
 from data_pipeline.manifest import Manifest
 from data_pipeline.order import BatchShape, steps_per_epoch
@@ -70,6 +71,14 @@ def evaluation_dataset(
     reader = _reader(manifest, split, data)
     order = EvaluationOrder(reader.num_examples, shape, replicas)
     return _dataset(order, 0, reader, manifest, data, AugmentSpec(), image_size)
+
+
+def chosen_dataset(
+    manifest: Manifest, data: DataSpec, augment: AugmentSpec, order: ChosenOrder, image_size: int
+) -> tf.data.Dataset:
+    """Some training examples, and element e is what training sees of them in epoch e; read from the shards alone."""
+    reader = _reader(manifest, "train", data)
+    return _dataset(order, 0, reader, manifest, replace(data, memory_bytes=0), augment, image_size)
 
 
 def _reader(manifest: Manifest, split: str, data: DataSpec) -> RecordReader:

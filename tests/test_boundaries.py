@@ -28,7 +28,13 @@ NEVER = {
 #: Modules that run as a process of their own for the sake of one import.
 EXCEPT = {"data_pipeline.download": {"keras"}}
 #: Rooms of a floor that prepare data in a process without TensorFlow: neither they nor what they import may touch it.
-WITHOUT_TENSORFLOW = ("data_pipeline.prepare", "data_pipeline.records", "data_pipeline.order", "data_pipeline.manifest")
+WITHOUT_TENSORFLOW = (
+    "data_pipeline.prepare",
+    "data_pipeline.records",
+    "data_pipeline.order",
+    "data_pipeline.manifest",
+    "data_pipeline.inspect",
+)
 #: Never, anywhere: they run what they read.
 UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
 #: A restricted unpickler that admits arrays and builtins alone, for the CIFAR archive as it is published.
