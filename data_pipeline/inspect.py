@@ -24,9 +24,8 @@ from conf.schema import AugmentSpec, JobSpec
 from data_pipeline.manifest import Manifest, load_manifest
 from data_pipeline.order import Places
 from data_pipeline.progress import Progress, send
-from data_pipeline.reader import RecordReader
 from data_pipeline.records import CorruptRecord
-from data_pipeline.samples import Part, find_examples, part_with, read_records
+from data_pipeline.samples import Part, find_examples, is_placeholder, part_with, read_records
 from data_pipeline.sheets import Tile, draw_sheet, in_rows, picture, pixels_picture, png_bytes
 from data_pipeline.summary import class_table, summary
 from storage.store import Store, StoreError, open_store
@@ -71,10 +70,11 @@ def _class_sheets(store: Store, job: JobSpec, manifest: Manifest) -> Iterator[st
     split, per_class = job.inspect.split, job.inspect.examples
     part = part_with(manifest, split, per_class)
     reader = part.reader(job.data)
-    examples = find_examples(part, reader, per_class)
+    examples = find_examples(reader, manifest.num_classes, per_class)
     progress = Progress(len(examples))
     for label, numbers in enumerate(examples):
-        tiles = [Tile(picture(record), record.key) for record in read_records(reader, numbers)]
+        records = read_records(reader, numbers)
+        tiles = [Tile(picture(record), record.key) for record in records if not is_placeholder(record)]
         count = manifest.splits[split].class_counts[label]
         title = f"{manifest.classes[label]} - {len(tiles)} of {count} in {split} - {manifest.name}"
         name = sheet_name(label, manifest)
@@ -92,8 +92,7 @@ def sheet_name(label: int, manifest: Manifest) -> str:
 def _augmented_sheet(store: Store, job: JobSpec, manifest: Manifest) -> str:
     """Write the sheet of augmented versions, an example a row: as it is, then as the epochs 0, 1, ... change it."""
     part, examples = augmented_examples(job, manifest)
-    with_reader = part.reader(job.data)
-    keys = [record.key for record in read_records(with_reader, examples)]
+    keys = [record.key for record in read_records(part.reader(job.data), examples)]
     # TensorFlow takes seconds to import, and the rest does without.
     seen = importlib.import_module("data_pipeline.versions").versions(job, part, examples, job.inspect.draws)
     rows = []
@@ -110,8 +109,7 @@ def augmented_examples(job: JobSpec, manifest: Manifest) -> tuple[Part, Places]:
     """The examples that the sheet of augmented versions shows: the first of every class in turn, then the second."""
     per_class = -(-job.inspect.rows // manifest.num_classes)
     part = part_with(manifest, "train", per_class)
-    reader: RecordReader = part.reader(job.data)
-    found = find_examples(part, reader, per_class)
+    found = find_examples(part.reader(job.data), manifest.num_classes, per_class)
     in_turn = (number for turn in itertools.zip_longest(*found) for number in turn if number is not None)
     return part, np.array(list(itertools.islice(in_turn, job.inspect.rows)), np.int64)
 

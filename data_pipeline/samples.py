@@ -10,7 +10,7 @@ from data_pipeline.order import Places
 from data_pipeline.reader import PLACEHOLDER, RecordReader
 from data_pipeline.records import CorruptRecord, Record, decode
 
-_AT_ONCE = 256
+_PLACEHOLDER = decode(PLACEHOLDER)
 
 
 @dataclass(frozen=True)
@@ -43,36 +43,20 @@ def part_with(manifest: Manifest, split: str, per_class: int) -> Part:
     return Part(replace(manifest, splits={split: own}), split, np.concatenate(numbers))
 
 
-def find_examples(part: Part, reader: RecordReader, per_class: int) -> list[Places]:
-    """For each class the numbers, in `part`, of its first examples. Corrupt ones that are skipped are none of them."""
-    found: list[list[int]] = [[] for _ in part.manifest.classes]
-    missing = sum(min(per_class, count) for count in part.manifest.splits[part.split].class_counts)
-    for start in range(0, reader.num_examples, _AT_ONCE):
-        if not missing:
-            break
-        numbers = np.arange(start, min(start + _AT_ONCE, reader.num_examples))
-        for number, example in zip(numbers.tolist(), reader.read(numbers), strict=True):
-            if example == PLACEHOLDER:
-                continue
-            own = found[label_of(example, part.manifest)]
-            if len(own) < per_class:
-                own.append(number)
-                missing -= 1
-    return [np.array(own, np.int64) for own in found]
+def find_examples(reader: RecordReader, num_classes: int, per_class: int) -> list[Places]:
+    """For each class the numbers, as the reader has them, of its first examples."""
+    labels = reader.labels()
+    return [np.flatnonzero(labels == label)[:per_class] for label in range(num_classes)]
 
 
 def read_records(reader: RecordReader, numbers: Places) -> list[Record]:
-    """The records with these numbers of a part."""
-    return [decode(example) for example in reader.read(numbers)]
-
-
-def label_of(example: bytes, manifest: Manifest) -> int:
-    """The class of a serialized Example; CorruptRecord where it has none that the manifest knows."""
+    """The records with these numbers; CorruptRecord where one is no example."""
     try:
-        record = decode(example)
+        return [decode(example) for example in reader.read(numbers)]
     except ValueError as error:
-        raise CorruptRecord(f"{manifest.url}: a record is no example: {error} - prepare the set again") from error
-    if not 0 <= record.label < manifest.num_classes:
-        law = f"has label {record.label}, the manifest knows {manifest.num_classes} classes"
-        raise CorruptRecord(f"{manifest.url}: example {record.key} {law} - prepare the set again")
-    return record.label
+        raise CorruptRecord(f"a record is no example: {error} - prepare the set again") from error
+
+
+def is_placeholder(record: Record) -> bool:
+    """Whether this stands for a corrupt record that is skipped."""
+    return record == _PLACEHOLDER

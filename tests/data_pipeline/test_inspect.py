@@ -10,7 +10,7 @@ from PIL import Image, ImageFont
 from sklearn.datasets import load_digits
 
 from conf.errors import BadSpec
-from conf.schema import AugmentSpec, DataSpec, InspectSpec, JobSpec, Remainder, StorageSpec
+from conf.schema import AugmentSpec, BadRecord, DataSpec, InspectSpec, JobSpec, Remainder, StorageSpec
 from data_pipeline.batches import ChosenOrder
 from data_pipeline.inspect import augmented_examples, inspect, sheet_name
 from data_pipeline.manifest import Manifest, Shard, Split
@@ -184,3 +184,20 @@ def test_grey_of_sixteen_bits_shows_its_upper_eight(tmp_path):
     shown = np.asarray(picture(Record(path.read_bytes(), "png", 16, 16, 0, "")))
     seen = tf.io.decode_png(path.read_bytes(), 3).numpy()
     np.testing.assert_array_equal(shown, seen)
+
+
+def test_a_corrupt_record_is_named_or_left_out_as_training_would(folder, prepare_set, tmp_path):
+    manifest = prepare_set(name="folder", path=str(folder))
+    shard = Path(manifest.url, manifest.splits["train"].shards[0].name)
+    first = stored(manifest, "train")[0]
+    bytes_of = bytearray(shard.read_bytes())
+    bytes_of[bytes_of.index(feature(first, "image/encoded")) + 300] ^= 1
+    shard.write_bytes(bytes_of)
+    with pytest.raises(CorruptRecord, match="corrupt record 0 at byte 12"):
+        inspected(manifest, tmp_path / "sheets")
+    inspected(manifest, tmp_path / "sheets", DataSpec(on_corrupt=BadRecord.skip), tile=96, examples=50)
+    label = feature(first, "image/class/label")
+    sheet = Image.open(tmp_path / "sheets" / f"class_{label}_{manifest.classes[label]}.png")
+    left = manifest.splits["train"].class_counts[label] - 1
+    assert cut(sheet, *divmod(left - 1, 8), 96, (80, 80)).std() > 5
+    assert cut(sheet, *divmod(left, 8), 96, (96, 96)).std() == 0  # paper
