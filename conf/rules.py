@@ -106,6 +106,7 @@ def _positive(job: JobSpec) -> list[Problem]:
         "inspect.rows": job.inspect.rows,
         "inspect.draws": job.inspect.draws,
         "inspect.tile": job.inspect.tile,
+        "benchmark.seconds": job.benchmark.seconds,
         "cluster.workers": cluster.workers,
         "cluster.gpus_per_worker": cluster.gpus_per_worker,
         "cluster.start_timeout_s": cluster.start_timeout_s,

@@ -15,6 +15,7 @@ class Verb(Enum):
     train = "prepare what is not prepared, train, evaluate, export"
     prepare = "write the data as TFRecords and stop"
     inspect = "show a prepared set: a table, and its images as contact sheets"
+    benchmark = "measure whether the input or the model limits the job"
     evaluate = "measure the newest checkpoint of run_id on a split"
     export = "write the newest checkpoint of run_id as a SavedModel"
     status = "say how run_id is doing"
@@ -236,6 +237,13 @@ class InspectSpec:
 
 
 @dataclass
+class BenchmarkSpec:
+    """How job=benchmark measures."""
+
+    seconds: float = 5.0  # each: the reader alone, the model alone, both
+
+
+@dataclass
 class JobSpec:
     """One job, whole."""
 
@@ -250,3 +258,4 @@ class JobSpec:
     storage: StorageSpec = field(default_factory=StorageSpec)
     submit: SubmitSpec = field(default_factory=SubmitSpec)
     inspect: InspectSpec = field(default_factory=InspectSpec)
+    benchmark: BenchmarkSpec = field(default_factory=BenchmarkSpec)

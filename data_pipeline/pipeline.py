@@ -81,6 +81,18 @@ def chosen_dataset(
     return _dataset(order, 0, reader, manifest, replace(data, memory_bytes=0), augment, image_size)
 
 
+def decoded_bytes(num_examples: int, manifest: Manifest, data: DataSpec, image_size: int) -> int:
+    """What so many decoded images of a set take in memory."""
+    return int(num_examples * image_size**2 * data.channels * _loaded_type(manifest, image_size).size)
+
+
+def is_kept_in_memory(
+    num_examples: int, manifest: Manifest, data: DataSpec, augment: AugmentSpec, image_size: int
+) -> bool:
+    """Whether a split of so many examples is decoded once and gathered, instead of decoded in each epoch."""
+    return augment.crop_min_area >= 1 and decoded_bytes(num_examples, manifest, data, image_size) <= data.memory_bytes
+
+
 def _reader(manifest: Manifest, split: str, data: DataSpec) -> RecordReader:
     return RecordReader(manifest, split, data.max_corrupt if data.on_corrupt is BadRecord.skip else 0)
 
@@ -94,12 +106,10 @@ def _dataset(
     augment: AugmentSpec,
     image_size: int,
 ) -> tf.data.Dataset:
-    pixel_type = _loaded_type(manifest, image_size)
-    loaded_bytes = reader.num_examples * image_size**2 * data.channels * pixel_type.size
     with tf.device("CPU:0"):
         batches = _ordered(order, start_step)
-        if augment.crop_min_area >= 1 and loaded_bytes <= data.memory_bytes:
-            elements = _gathered(batches, reader, data, augment, image_size, pixel_type)
+        if is_kept_in_memory(reader.num_examples, manifest, data, augment, image_size):
+            elements = _gathered(batches, reader, data, augment, image_size, _loaded_type(manifest, image_size))
         else:
             elements = _streamed(batches, reader, data, augment, image_size)
         return elements.prefetch(_prefetched(order, data, image_size)).with_options(_options())

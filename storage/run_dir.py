@@ -5,7 +5,7 @@ outcome.json                          how it ended
 events.jsonl                          what happened when; in a far store one object an event, in events/
 attempts/NN/{job.yaml,rank_R.log,rank_R.stacks}
 checkpoints/step_XXXXXXXX/            trainer/checkpoints.py knows what is in there
-tensorboard/  report/metrics.json  export/saved_model/
+tensorboard/  report/{metrics,benchmark}.json  export/saved_model/
 """
 
 import contextlib
@@ -34,6 +34,7 @@ ATTEMPTS = "attempts"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 METRICS = "report/metrics.json"
+BENCHMARK = "report/benchmark.json"
 SAVED_MODEL = "export/saved_model"
 
 #: Uploads of one `publish` at a time.

@@ -94,9 +94,16 @@ class Session:
 
     def training_batches(self, start_step: int) -> Iterator[dict[str, tf.Tensor]]:
         """This worker's shares of the batches from `start_step` on, without end."""
-        dataset = training_dataset(
+        return self.distributed(self.training_dataset(start_step))
+
+    def training_dataset(self, start_step: int) -> tf.data.Dataset:
+        """The same as a plain dataset: the elements of each step for this worker's replicas, one after the other."""
+        return training_dataset(
             self.manifest, self.job.data, self.job.seed, self.shape, self.topology.replicas, self.image_size, start_step
         )
+
+    def distributed(self, dataset: tf.data.Dataset) -> Iterator[dict[str, tf.Tensor]]:
+        """Such a dataset, which has no end, as the strategy takes it."""
         # Else several workers would ask one another before each step whether there is another batch.
         endless = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
         return iter(self.strategy.distribute_datasets_from_function(lambda _: endless))

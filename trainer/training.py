@@ -13,6 +13,7 @@ from conf.schema import Verb
 from storage import run_dir as names
 from storage.run_dir import RunDir
 from trainer import actions
+from trainer.benchmark import benchmark
 from trainer.checkpoints import CheckpointWriter, list_checkpoints, newest_whole
 from trainer.curves import Curves
 from trainer.evaluation import report
@@ -157,6 +158,8 @@ def run_task(session: Session, run: RunDir, attempt: int) -> int:
     verb = session.job.job
     if verb is Verb.train:
         return train(session, run, attempt)
+    if verb is Verb.benchmark:
+        return benchmark(session, run)
     step = restore(session, run, None)
     if verb is Verb.evaluate:
         found = evaluate(session, run, step, session.final_split() or "train")

@@ -1,0 +1,162 @@
+"""The task `benchmark`: how fast the reader is alone, the model alone, and both together, on the job's own cluster.
+
+Nothing is restored and nothing is saved: the weights that the steps move are thrown away.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from conf import exit_codes
+from data_pipeline.pipeline import decoded_bytes, is_kept_in_memory
+from storage import run_dir as names
+from storage.run_dir import RunDir
+from trainer.parts import Batch
+from trainer.session import Session
+from trainer.step import compile_step
+from trainer.verdict import Setting, Speeds, judge
+
+#: Of the measured time, before it: buffers fill and clocks settle.
+WARM_UP = 0.25
+#: (wish to stop) -> examples of one call, and whether all stop.
+Turn = Callable[[bool], tuple[float, bool]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one phase did in its time. `examples` are real ones, over the whole job."""
+
+    examples: float
+    seconds: float
+
+    @property
+    def examples_per_s(self) -> float:
+        """The speed."""
+        return self.examples / self.seconds
+
+
+def benchmark(session: Session, run: RunDir) -> int:
+    """Measure and report. Returns an exit code: DONE, or STOPPED when it was asked to stop."""
+    phases = {
+        "reader": slowest(session, _timed(session, "the reader", _reading(session))),
+        "model": _timed(session, "the model", _stepping(session, _fixed_batch(session))),
+        "both": _timed(session, "both", _stepping(session, session.training_batches(0))),
+    }
+    if session.channel.stop_requested:
+        return exit_codes.STOPPED
+    found = report(session, phases)
+    if session.topology.is_chief:
+        run.write_json(names.BENCHMARK, found)
+    session.channel.say("result", step=0, metrics={name: phase.examples_per_s for name, phase in phases.items()})
+    return exit_codes.DONE
+
+
+def report(session: Session, phases: dict[str, Measured]) -> dict[str, Any]:
+    """What report/benchmark.json says."""
+    batch, topology = session.shape.global_batch_size, session.topology
+    verdict = judge(Speeds(**{name: phase.examples_per_s for name, phase in phases.items()}), setting(session))
+    return {
+        "measured": {
+            name: asdict(phase) | {"examples_per_s": phase.examples_per_s, "step_s": batch / phase.examples_per_s}
+            for name, phase in phases.items()
+        },
+        "verdict": verdict.limit.value,
+        "input_bound": verdict.input_bound,
+        "reason": verdict.reason,
+        "advice": [{"try": word, "why": why} for word, why in verdict.advice],
+        "global_batch_size": batch,
+        "workers": topology.num_workers,
+        "replicas": topology.num_replicas,
+        "device": "GPU" if topology.on_gpu else "CPU",
+        "precision": session.job.trainer.precision.name,
+        "model": session.job.trainer.model.name,
+        "data": session.manifest.name,
+        "image_size": session.image_size,
+    }
+
+
+def setting(session: Session) -> Setting:
+    """What the advice depends on."""
+    data, trainer, manifest = session.job.data, session.job.trainer, session.manifest
+    examples = manifest.splits["train"].num_examples
+    return Setting(
+        on_gpu=session.topology.on_gpu,
+        precision=trainer.precision,
+        global_batch_size=trainer.global_batch_size,
+        steps_per_loop=trainer.steps_per_loop,
+        image_size=session.image_size,
+        largest_side=manifest.images.largest_side,
+        decoded_bytes=decoded_bytes(examples, manifest, data, session.image_size),
+        kept_in_memory=is_kept_in_memory(examples, manifest, data, data.augment, session.image_size),
+        crops=data.augment.crop_min_area < 1,
+        host_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+    )
+
+
+def slowest(session: Session, own: Measured) -> Measured:
+    """What the readers of all workers give together: a step waits for the slowest of them."""
+    topology = session.topology
+    if topology.num_workers == 1:
+        return own
+    mine = tf.one_hot(topology.rank, topology.num_workers, own.examples_per_s, 0.0, dtype=tf.float64)
+
+    @tf.function
+    def sums() -> tf.Tensor:
+        return session.strategy.reduce(
+            tf.distribute.ReduceOp.SUM, session.strategy.run(lambda: tf.identity(mine)), axis=None
+        )
+
+    rate = float(sums().numpy().min()) / topology.local_replicas * topology.num_workers
+    return Measured(rate * own.seconds, own.seconds)
+
+
+def _timed(session: Session, what: str, turn: Turn) -> Measured:
+    """Calls of `turn` for the asked seconds, after a first one, which traces and compiles, and some to warm up."""
+    seconds, channel = session.job.benchmark.seconds, session.channel
+    channel.say("progress", phase=f"measuring {what}", examples_per_s=None)
+    turn(False)
+    for length in (WARM_UP * seconds, seconds):
+        examples, begun, stops = 0.0, time.perf_counter(), False
+        while not stops:
+            more, stops = turn(channel.stop_requested or time.perf_counter() - begun >= length)
+            examples += more
+            channel.say("progress", phase=f"measuring {what}", examples_per_s=examples / (time.perf_counter() - begun))
+        found = Measured(examples, time.perf_counter() - begun)
+    return found
+
+
+def _reading(session: Session) -> Turn:
+    """This worker's batches, looked at no further than to be counted."""
+    iterator = iter(session.training_dataset(0))
+    elements = tf.constant(session.job.trainer.steps_per_loop * session.topology.local_replicas)
+
+    @tf.function
+    def count(batches: Iterator[Batch], num_elements: tf.Tensor) -> tf.Tensor:
+        examples = tf.constant(0.0)
+        for _ in tf.range(num_elements):
+            examples += tf.reduce_sum(next(batches)["mask"])
+        return examples
+
+    return lambda stop: (float(count(iterator, elements).numpy()), stop)
+
+
+def _stepping(session: Session, batches: Iterator[Batch]) -> Turn:
+    """The steps of training on `batches`, as training takes them between two looks of Python."""
+    run, num_steps = compile_step(session.step), session.job.trainer.steps_per_loop
+
+    def turn(stop: bool) -> tuple[float, bool]:
+        totals = run(batches, num_steps, stop).numpy()
+        session.average_batch_norm()
+        return float(totals[2]), bool(totals[-1] > 0)  # all workers see the same sum, so all stop after the same call
+
+    return turn
+
+
+def _fixed_batch(session: Session) -> Iterator[Batch]:
+    """The first step's batch again and again, from memory."""
+    first = session.training_dataset(0).take(session.topology.local_replicas).cache()
+    return session.distributed(first.repeat())
