@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from conf.errors import BadSpec
-from conf.schema import DataSpec, JobSpec
+from conf.schema import DataSpec, Encoding, JobSpec
 
 #: The name of data that is prepared already: data.path is the prepared set itself.
 PREPARED = "tfrecord"
@@ -37,6 +37,8 @@ def data_digest(data: DataSpec, seed: int) -> str:
         "on_bad_file": data.on_bad_file.name,
         "seed": seed,
     }
+    if data.encoding is not Encoding.files:
+        decides["encoding"] = data.encoding.name
     if data.name == "synthetic":
         decides["drawn"] = [data.num_examples, data.num_classes, data.image_size, data.channels]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]

@@ -45,6 +45,13 @@ class Remainder(Enum):
     pad = "filled up with masked examples which weigh nothing"
 
 
+class Encoding(Enum):
+    """How a prepared set stores its images."""
+
+    files = "JPEGs as they are, everything else as PNG"
+    pixels = "decoded, 8 bit a channel: several times the disk, and no decoding while training"
+
+
 class BadFile(Enum):
     """What to do with a file that cannot be read as an image."""
 
@@ -120,6 +127,7 @@ class DataSpec:
     num_shards: int | None = None  # a split; default: by shard_bytes
     shard_bytes: int = 134_217_728  # 128 MiB, where num_shards is not given
     max_side: int | None = None  # longer images are made smaller when they are prepared
+    encoding: Encoding = Encoding.files  # pixels: stored decoded, after max_side; read several times faster
     on_bad_file: BadFile = BadFile.stop
     num_examples: int = 1024  # of the synthetic source alone
     num_classes: int = 10  # of the synthetic source alone

@@ -1,4 +1,7 @@
-"""An image of a source as the bytes that are stored: JPEGs as they are, everything else losslessly as PNG."""
+"""An image of a source as the bytes that are stored.
+
+`files`: JPEGs as they are, everything else losslessly as PNG. `pixels`: the decoded image, row by row.
+"""
 
 import io
 import os
@@ -11,7 +14,9 @@ import google_crc32c
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from conf.schema import Encoding
 from data_pipeline.jpeg import jpeg_head
+from data_pipeline.records import RAW
 from data_pipeline.sources import Example, Pixels
 
 _ORIENTATION = 0x0112
@@ -32,7 +37,7 @@ class Encoded:
     """A stored image. `channels` is 1 for grey and 3 for colour; `file_crc32c` is of the file it came from."""
 
     data: bytes
-    format: str  # jpeg | png
+    format: str  # jpeg | png | raw
     height: int
     width: int
     channels: int
@@ -40,22 +45,22 @@ class Encoded:
     is_file: bool = False  # stored byte for byte
 
 
-def encode_image(example: Example, max_side: int | None) -> Encoded:
+def encode_image(example: Example, max_side: int | None, encoding: Encoding = Encoding.files) -> Encoded:
     """The bytes to store for an example; BadImage when it is none."""
     image = example.image
     if callable(image):
         image = image()
     if isinstance(image, np.ndarray):
-        return _encode_pixels(image, max_side)
+        return _encode_pixels(image, max_side, encoding)
     try:
         data = _read(image) if isinstance(image, str | Path) else bytes(image)
     except OSError as error:
         raise BadImage(error.strerror or str(error)) from error
     crc32c = google_crc32c.value(data)
-    head = jpeg_head(data)
+    head = jpeg_head(data) if encoding is Encoding.files else None
     if head is not None and max(head.height, head.width) <= (max_side or _LONGEST_UNASKED):
         return Encoded(data, "jpeg", head.height, head.width, head.channels, crc32c, True)
-    encoded = _encode_file(data, max_side)
+    encoded = _encode_file(data, max_side, encoding)
     return replace(encoded, file_crc32c=crc32c, is_file=encoded.data is data)
 
 
@@ -91,7 +96,7 @@ def _png_chunk(name: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
-def _encode_pixels(pixels: Pixels, max_side: int | None) -> Encoded:
+def _encode_pixels(pixels: Pixels, max_side: int | None, encoding: Encoding) -> Encoded:
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3) or not pixels.size:
@@ -100,13 +105,18 @@ def _encode_pixels(pixels: Pixels, max_side: int | None) -> Encoded:
         raise BadImage(f"pixels of type {pixels.dtype}; uint8 or uint16 is stored")
     if max_side is not None and max(pixels.shape[:2]) > max_side:
         pixels = np.asarray(_shrink(Image.fromarray(pixels), max_side))
-    return Encoded(png(pixels), "png", pixels.shape[0], pixels.shape[1], 1 if pixels.ndim == 2 else 3)
+    height, width, channels = pixels.shape[0], pixels.shape[1], 1 if pixels.ndim == 2 else 3
+    if encoding is Encoding.files:
+        return Encoded(png(pixels), "png", height, width, channels)
+    if pixels.dtype == np.uint16:  # as TensorFlow reads a PNG of 16 bits
+        pixels = (pixels >> 8).astype(np.uint8)
+    return Encoded(pixels.tobytes(), RAW, height, width, channels)
 
 
-def _encode_file(data: bytes, max_side: int | None) -> Encoded:
+def _encode_file(data: bytes, max_side: int | None, encoding: Encoding) -> Encoded:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return _encode_opened(image, data, max_side)
+            return _encode_opened(image, data, max_side, encoding)
     except UnidentifiedImageError as error:
         raise BadImage("no image format is known that begins like this" if data else "the file is empty") from error
     except (OSError, SyntaxError, ValueError, struct.error, EOFError, Image.DecompressionBombError) as error:
@@ -115,23 +125,24 @@ def _encode_file(data: bytes, max_side: int | None) -> Encoded:
         raise BadImage(str(error) or type(error).__name__) from error
 
 
-def _encode_opened(image: Image.Image, data: bytes, max_side: int | None) -> Encoded:
+def _encode_opened(image: Image.Image, data: bytes, max_side: int | None, encoding: Encoding) -> Encoded:
     is_jpeg = image.format in ("JPEG", "MPO")
     upright = image.getexif().get(_ORIENTATION) in _UPRIGHT
     small = max_side is None or max(image.size) <= max_side
-    if is_jpeg and upright and small and image.mode in ("L", "RGB"):
+    as_file = encoding is Encoding.files
+    if as_file and is_jpeg and upright and small and image.mode in ("L", "RGB"):
         if not data.endswith(_JPEG_END):  # cut off, or followed by something: only decoding tells
             image.load()
         return Encoded(data, "jpeg", image.height, image.width, 1 if image.mode == "L" else 3)
     image.load()
-    if image.format == "PNG" and upright and small and image.mode in _PNG_AS_IS:
+    if as_file and image.format == "PNG" and upright and small and image.mode in _PNG_AS_IS:
         return Encoded(data, "png", image.height, image.width, _CHANNELS.get(image.mode, 3))
     picture = _plain(ImageOps.exif_transpose(image))
     if max_side is not None and not small:
         picture = _shrink(picture, max_side)
-        if is_jpeg:
+        if is_jpeg and as_file:
             return _as_jpeg(picture)
-    return _encode_pixels(np.asarray(picture), None)
+    return _encode_pixels(np.asarray(picture), None, encoding)
 
 
 def _plain(image: Image.Image) -> Image.Image:

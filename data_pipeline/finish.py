@@ -62,6 +62,7 @@ def _manifest(url: str, notes: list[ShardNote], classes: list[str], job: JobSpec
         seed=job.seed,
         digest=digest,
         num_skipped=sum(len(note.skipped) for note in notes),
+        encoding=job.data.encoding.name,
         features=FEATURES,
         versions=_versions(),
     )

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from conf.errors import BadSpec
+from conf.schema import Encoding
 from data_pipeline.records import ENCODED, FORMAT, HEIGHT, KEY, LABEL, WEIGHT, WIDTH
 from storage.data_dir import MANIFEST
 from storage.store import NotStored, open_store
@@ -15,7 +16,7 @@ READABLE_VERSIONS = (1, 2)
 #: What each Example holds, as tf.io.parse_example calls it. The weight is there where it is not 1.
 FEATURES = {
     ENCODED: "bytes",
-    FORMAT: "bytes: jpeg or png",
+    FORMAT: "bytes: jpeg or png; raw in a set of encoding pixels",
     HEIGHT: "int64",
     WIDTH: "int64",
     LABEL: "int64",
@@ -85,6 +86,7 @@ class Manifest:
     seed: int
     digest: str
     num_skipped: int = 0
+    encoding: str = Encoding.files.name  # of Encoding; sets of before do not say
     features: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -122,6 +124,8 @@ def _parse(stored: dict[str, Any], url: str) -> Manifest:
         name: Split(split["num_examples"], split["class_counts"], [Shard(**shard) for shard in split["shards"]])
         for name, split in stored["splits"].items()
     }
+    if stored.get("encoding", Encoding.files.name) not in Encoding.__members__:
+        raise ValueError(f"encoding {stored['encoding']}, this Convoy reads {', '.join(Encoding.__members__)}")
     for name, split in splits.items():
         if split.num_examples != sum(shard.num_examples for shard in split.shards):
             raise ValueError(f"the shards of {name} do not add up to {split.num_examples} examples")

@@ -190,7 +190,7 @@ def _load(reader: RecordReader, channels: int, image_size: int, pixel_type: tf.D
 
     @do_not_convert
     def one(record: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        encoded, label, weight = parse(record)
+        encoded, label, weight = parse(record, reader.encoding)
         return tf.cast(resize(decode(encoded, channels), image_size), pixel_type), label, weight, _is_whole(record)
 
     examples = tf.data.Dataset.range(reader.num_examples).batch(_LOADED_AT_ONCE)
@@ -229,7 +229,7 @@ def _streamed(
 
     @do_not_convert
     def one(example: Element) -> Element:
-        encoded, label, weight = parse(example["record"])
+        encoded, label, weight = parse(example["record"], reader.encoding)
         if augment.crop_min_area < 1:
             image = decode_crop(
                 encoded, crop_window(shape_of(encoded), example["draws"], augment.crop_min_area), data.channels

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conf.errors import BadSpec
+from conf.schema import Encoding
 from data_pipeline.encoding import png
 from data_pipeline.manifest import Manifest, Shard
 from data_pipeline.order import Places
@@ -38,6 +39,7 @@ class RecordReader:
             raise BadSpec.of("data.path", manifest.url, f"the set has no {split} split", f"it has {has}")
         store = open_store(manifest.url)
         self.shards = manifest.splits[split].shards
+        self.encoding = Encoding[manifest.encoding]
         self.num_examples = manifest.splits[split].num_examples
         self._url = manifest.url
         self._starts = np.cumsum([0, *(shard.num_examples for shard in self.shards)])

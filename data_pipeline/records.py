@@ -24,6 +24,8 @@ WIDTH = "image/width"
 LABEL = "image/class/label"
 KEY = "image/key"
 WEIGHT = "example/weight"
+#: The format of an image that is stored as its pixels: uint8 [height, width, channels].
+RAW = "raw"
 
 _LENGTH, _CRC = struct.Struct("<Q"), struct.Struct("<I")
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
@@ -42,7 +44,7 @@ class Record:
     """One stored example."""
 
     encoded: bytes
-    format: str  # jpeg | png
+    format: str  # jpeg | png | raw
     height: int
     width: int
     label: int

@@ -103,9 +103,7 @@ def write_shard(
 ) -> ShardNote:
     """Encode, frame and store the shard and what lies beside it, then its note."""
     shard = _Shard(plan, num_classes)
-    stored = store.put_chunks(
-        plan.name, shard.chunks(_encoded(plan.examples, data.max_side, pool, advance), data.on_bad_file)
-    )
+    stored = store.put_chunks(plan.name, shard.chunks(_encoded(plan.examples, data, pool, advance), data.on_bad_file))
     keys = "".join(f"{json.dumps(key)}\n" for key in shard.keys).encode()
     index = store.put_buffers(index_name(plan.name), [bytes(shard.offsets)])
     labels = store.put_buffers(labels_name(plan.name), [np.array(shard.labels, "<i4").tobytes()])
@@ -128,19 +126,19 @@ def write_shard(
 
 
 def _encoded(
-    examples: list[Example], max_side: int | None, pool: Executor | None, advance: Callable[[int], None]
+    examples: list[Example], data: DataSpec, pool: Executor | None, advance: Callable[[int], None]
 ) -> Iterator[tuple[Example, Encoded | str]]:
     """Each example with its stored image, or with the reason why there is none, in order."""
     tasks = [examples[at : at + _EXAMPLES_PER_TASK] for at in range(0, len(examples), _EXAMPLES_PER_TASK)]
     work = pool.map if pool else map
-    encoded = work(lambda task: [_try(example, max_side) for example in task], tasks)
+    encoded = work(lambda task: [_try(example, data) for example in task], tasks)
     for task, results in zip(tasks, encoded, strict=True):
         yield from zip(task, results, strict=True)
         advance(len(task))
 
 
-def _try(example: Example, max_side: int | None) -> Encoded | str:
+def _try(example: Example, data: DataSpec) -> Encoded | str:
     try:
-        return encode_image(example, max_side)
+        return encode_image(example, data.max_side, data.encoding)
     except BadImage as error:
         return str(error)

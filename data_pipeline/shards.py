@@ -6,18 +6,20 @@ a preparation that was killed goes on behind it, and preparations that share the
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conf.schema import DataSpec
+from conf.schema import DataSpec, Encoding
 from data_pipeline.manifest import ImageSizes, Shard
 from data_pipeline.sources import Example
 from storage.data_dir import index_name, keys_name, labels_name, shard_name
 from storage.source_files import file_state
 from storage.store import NotStored, Store
 
+_DECODED = 8  # times the size of a file: a photograph as its pixels
 _ESTIMATED_BYTES = 1024  # of an image whose size cannot be known before it is drawn
 #: A split has at least this many shards, so that as many workers or cores have one each ...
 _LEAST_SHARDS = 16
@@ -73,12 +75,20 @@ def _plan_split(
     split: str, examples: list[Example], data: DataSpec, digest: str, num_workers: int, size: Sizes
 ) -> Iterator[ShardPlan]:
     sizes = [size(example) for example in examples]
-    count = data.num_shards or _by_size(sum(sizes), data.shard_bytes, num_workers)
+    count = data.num_shards or _by_size(_stored_bytes(sizes, data), data.shard_bytes, num_workers)
     count = max(1, min(count, len(examples)))
     for number in range(count):
         part = slice(number * len(examples) // count, (number + 1) * len(examples) // count)
         identity = _identity(examples[part], sizes[part], digest)
         yield ShardPlan(split, shard_name(split, number, count), examples[part], sum(sizes[part]), identity)
+
+
+def _stored_bytes(sizes: list[int], data: DataSpec) -> int:
+    """What images of these sizes take once they are stored, roughly where they are decoded."""
+    if data.encoding is Encoding.files:
+        return sum(sizes)
+    largest = 3 * data.max_side**2 if data.max_side else math.inf
+    return int(sum(min(_DECODED * size, largest) for size in sizes))
 
 
 def _by_size(num_bytes: int, shard_bytes: int, num_workers: int) -> int:

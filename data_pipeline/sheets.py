@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
-from data_pipeline.records import CorruptRecord, Record
+from data_pipeline.records import RAW, CorruptRecord, Record
 
 _MARGIN, _GAP, _LABEL, _TITLE = 12, 8, 14, 28
 _PAPER, _INK, _FAINT = (250, 250, 250), (20, 20, 20), (110, 110, 110)
@@ -88,6 +88,9 @@ def fitted_text(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, w
 def picture(record: Record) -> Image.Image:
     """The stored image as RGB; CorruptRecord where there is none."""
     try:
+        if record.format == RAW:
+            raw = np.frombuffer(record.encoded, np.uint8).reshape(record.height, record.width, -1)
+            return pixels_picture(raw.astype(np.float32))
         image: Image.Image = Image.open(io.BytesIO(record.encoded))
         if image.mode.startswith("I"):  # 16 bits of grey: the upper eight are what training sees
             image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
