@@ -10,12 +10,14 @@ from conf.schema import Accelerator, ClusterSpec, DataSpec, JobSpec, StoreKind, 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad")
 SCHEDULES = ("constant", "cosine")
+#: What an evaluation of the validation split gives.
+METRICS = ("validation_accuracy", "validation_loss")
 #: What the random generators of NumPy and TensorFlow take as a seed.
 SEEDS = range(2**32)
 #: What data.path names for the sources that need one.
 PATHS = {"folder": "DIR", "csv": "FILE.csv", "npz": "FILE.npz", "tfrecord": "URL"}
 #: Verbs that work on a run which must exist already.
-ON_A_RUN = (Verb.evaluate, Verb.export, Verb.status, Verb.stop)
+ON_A_RUN = (Verb.evaluate, Verb.export, Verb.checkpoints, Verb.status, Verb.stop)
 
 
 def check(job: JobSpec) -> None:
@@ -71,6 +73,7 @@ def _names(job: JobSpec) -> list[Problem]:
     for field, word, known in (
         ("trainer.optimizer.name", job.trainer.optimizer.name, OPTIMIZERS),
         ("trainer.schedule.name", job.trainer.schedule.name, SCHEDULES),
+        ("trainer.best_metric", job.trainer.best_metric, METRICS),
     ):
         if word not in known:
             problems.append(Problem(field, word, "there is none of this name", nearest(word, known)))
@@ -95,6 +98,7 @@ def _positive(job: JobSpec) -> list[Problem]:
         "trainer.eval_every_steps": trainer.eval_every_steps,
         "trainer.eval_batch_size": trainer.eval_batch_size,
         "trainer.keep_checkpoints": trainer.keep_checkpoints,
+        "trainer.keep_every_steps": trainer.keep_every_steps,
         "trainer.optimizer.clip_norm": trainer.optimizer.clip_norm,
         "trainer.optimizer.clip_value": trainer.optimizer.clip_value,
         "trainer.optimizer.learning_rate": trainer.optimizer.learning_rate,
@@ -147,6 +151,8 @@ def _data(data: DataSpec) -> list[Problem]:
 
 
 def _lengths(trainer: TrainerSpec) -> list[Problem]:
+    if trainer.keep_best < 0:
+        return [Problem("trainer.keep_best", trainer.keep_best, "must be at least 0", "0 keeps the newest alone")]
     if trainer.epochs is None and trainer.steps is None:
         law = "a training has a length, in epochs or in steps (steps wins where both are given)"
         return [Problem("trainer.epochs", None, law, "trainer.epochs=10, or trainer.steps=1000")]

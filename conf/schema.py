@@ -18,6 +18,7 @@ class Verb(Enum):
     benchmark = "measure whether the input or the model limits the job"
     evaluate = "measure the newest checkpoint of run_id on a split"
     export = "write the newest checkpoint of run_id as a SavedModel"
+    checkpoints = "list, verify, prune or export the checkpoints of run_id"
     status = "say how run_id is doing"
     stop = "ask run_id to save and stop"
 
@@ -86,6 +87,13 @@ class StoreKind(Enum):
 
     local = "a folder (for several hosts: one that all of them see)"
     gcs = "Google Cloud Storage, gs://bucket/path"
+
+
+class KerasFormat(Enum):
+    """A file of Keras's own."""
+
+    keras = "the model with its weights, model.keras"
+    weights_h5 = "the weights alone, model.weights.h5"
 
 
 class SubmitKind(Enum):
@@ -192,7 +200,10 @@ class TrainerSpec:
     checkpoint_every_steps: int = 100
     eval_every_steps: int | None = None  # default: once an epoch
     eval_batch_size: int | None = None  # default: global_batch_size
-    keep_checkpoints: int = 3
+    keep_checkpoints: int = 3  # the newest ones
+    keep_best: int = 0  # and that many of the best by best_metric, as of the last evaluation before each
+    best_metric: str = "validation_accuracy"  # or validation_loss, of which less is better
+    keep_every_steps: int | None = None  # and those at multiples of it, for ever
     label_smoothing: float = 0.0
     class_weights: str | None = None  # null | balanced
     deterministic: bool = False  # same bits in every run on CPUs, at some cost
@@ -252,6 +263,15 @@ class BenchmarkSpec:
 
 
 @dataclass
+class CheckpointsSpec:
+    """What job=checkpoints does beside listing them."""
+
+    verify: bool = False  # read every byte and compare checksums
+    prune: bool = False  # remove what trainer.keep_checkpoints and its like do not keep
+    export: KerasFormat | None = None  # the newest whole one as export/model.keras or export/model.weights.h5
+
+
+@dataclass
 class JobSpec:
     """One job, whole."""
 
@@ -267,3 +287,4 @@ class JobSpec:
     submit: SubmitSpec = field(default_factory=SubmitSpec)
     inspect: InspectSpec = field(default_factory=InspectSpec)
     benchmark: BenchmarkSpec = field(default_factory=BenchmarkSpec)
+    checkpoints: CheckpointsSpec = field(default_factory=CheckpointsSpec)

@@ -36,6 +36,7 @@ TENSORBOARD = "tensorboard"
 METRICS = "report/metrics.json"
 BENCHMARK = "report/benchmark.json"
 SAVED_MODEL = "export/saved_model"
+KERAS_FILES = {"keras": "export/model.keras", "weights_h5": "export/model.weights.h5"}
 
 #: Uploads of one `publish` at a time.
 FILES_AT_ONCE = 8

@@ -142,7 +142,8 @@ class Saving:
             return
         # Curves first: whatever a checkpoint remembers as drawn is on the disk before it.
         self._flush()
-        self._writer.submit(progress.step, self._session.state.snapshot(), saved_state(self._session, progress))
+        state = saved_state(self._session, progress)
+        self._writer.submit(progress.step, self._session.state.snapshot(), state, progress.last_metrics)
 
 
 def saved_state(session: Session, progress: Progress) -> dict[str, Any]:

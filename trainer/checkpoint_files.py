@@ -1,7 +1,7 @@
 """The files of a checkpoint held against its manifest: sizes, checksums, what is missing."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import google_crc32c
 import numpy as np
@@ -21,6 +21,7 @@ class CheckpointStatus:
     size: int
     attempt: int | None
     problem: str | None
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 class Broken(Exception):
@@ -85,7 +86,7 @@ def status_of(run_dir: RunDir, step: int, listing: Mapping[str, Stored], verify:
             _compare(run_dir, step, entry, listing.get(f"{checkpoint_name(step)}/{entry.name}"), verify)
     except Broken as error:
         problem = str(error)
-    return CheckpointStatus(step, manifest.size, manifest.attempt, problem)
+    return CheckpointStatus(step, manifest.size, manifest.attempt, problem, manifest.metrics)
 
 
 def remove(run_dir: RunDir, step: int) -> None:

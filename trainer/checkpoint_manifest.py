@@ -9,7 +9,7 @@ Readers trust only what a manifest names. File names are of one save alone, so t
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from conf.errors import BadSpec
 from storage.run_dir import RunDir, checkpoint_name
@@ -37,6 +37,7 @@ class Manifest:
     nonce: str
     state: FileEntry
     tensors: tuple[FileEntry, ...]
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation before it
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
@@ -80,6 +81,7 @@ def read_manifest(run_dir: RunDir, step: int) -> Manifest:
             law = f"{name} has format version {loaded['version']}, and this Convoy reads versions up to {VERSION}"
             raise BadSpec.of("run_id", run_dir.run_id, law, "go on with the newer Convoy, or begin a new run_id")
         state, tensors = FileEntry(**loaded["state"]), tuple(FileEntry(**entry) for entry in loaded["tensors"])
-        return Manifest(loaded["step"], loaded["attempt"], loaded["nonce"], state, tensors)
-    except (KeyError, TypeError) as error:
+        metrics = {str(key): float(value) for key, value in loaded.get("metrics", {}).items()}
+        return Manifest(loaded["step"], loaded["attempt"], loaded["nonce"], state, tensors, metrics)
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{name} is not a manifest: {error!r}") from error

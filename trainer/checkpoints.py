@@ -27,6 +27,7 @@ from trainer.checkpoint_files import (
 )
 from trainer.checkpoint_manifest import FileEntry, Manifest, attempt_of, file_name, manifest_name
 from trainer.checkpoint_tensors import as_array, decoded, encoded
+from trainer.retention import Retention
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +46,18 @@ class Loaded:
     broken: list[str] = field(default_factory=list)
 
 
-def save(run_dir: RunDir, step: int, tensors: Mapping[str, Any], state: dict[str, Any], attempt: int) -> None:
+def save(
+    run_dir: RunDir,
+    step: int,
+    tensors: Mapping[str, Any],
+    state: dict[str, Any],
+    attempt: int,
+    metrics: Mapping[str, float] | None = None,
+) -> None:
     """Write the checkpoint of a step, on the disk or in the bucket when this returns.
 
-    One process of an attempt saves. A whole checkpoint of that step is left as it is, a broken one is replaced.
+    `metrics` are what the last evaluation gave. One process of an attempt saves. A whole checkpoint of that step is
+    left as it is, a broken one is replaced.
     """
     if not _make_room(run_dir, step, attempt):
         log.info("%s: step %d has a whole checkpoint already", run_dir.url, step)
@@ -68,7 +77,7 @@ def save(run_dir: RunDir, step: int, tensors: Mapping[str, Any], state: dict[str
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         parts = [f"{index:04d}.safetensors" for index in range(len(shares))]
         entries = tuple(pool.map(lambda part, share: put(part, encoded(share)), parts, shares))
-    manifest = Manifest(step, attempt, nonce, state_entry, entries)
+    manifest = Manifest(step, attempt, nonce, state_entry, entries, dict(metrics or {}))
     _publish(run_dir, manifest)
 
 
@@ -103,10 +112,10 @@ def list_checkpoints(run_dir: RunDir, verify: bool = False) -> list[CheckpointSt
     return [status_of(run_dir, step, listing, verify) for step in steps_in(listing)]
 
 
-def prune(run_dir: RunDir, keep_last: int, attempt: int = -1, known_whole: int | None = None) -> list[int]:
-    """Remove all but the newest `keep_last` checkpoints, and the leftovers of `attempt` and earlier; the steps removed.
+def prune(run_dir: RunDir, keep: Retention, attempt: int = -1, known_whole: int | None = None) -> list[int]:
+    """Remove all checkpoints but those to `keep`, and the leftovers of `attempt` and earlier; the steps removed.
 
-    Never the newest whole one, whatever `keep_last` says, and nothing newer than that. `known_whole` is a step that
+    Never the newest whole one, whatever `keep` says, and nothing newer than that. `known_whole` is a step that
     need not be verified, because this process has just saved it. Only the process that saves gives `attempt`.
     """
     listing = listing_of(run_dir)
@@ -122,8 +131,9 @@ def prune(run_dir: RunDir, keep_last: int, attempt: int = -1, known_whole: int |
     )
     if whole is None:
         return []
-    complete = [step for step in steps if step == whole or not status_of(run_dir, step, listing, False).problem]
-    kept = complete[-max(keep_last, 1) :]
+    statuses = [status_of(run_dir, step, listing, False) for step in steps]
+    complete = {status.step: status.metrics for status in statuses if status.step == whole or not status.problem}
+    kept = keep.kept(complete)
     removed = [step for step in steps if step < whole and step not in kept]
     for step in removed:
         remove(run_dir, step)
@@ -137,17 +147,27 @@ class CheckpointWriter:
     """
 
     def __init__(
-        self, run_dir: RunDir, attempt: int, keep_last: int = 3, on_saved: Callable[[int], None] | None = None
+        self,
+        run_dir: RunDir,
+        attempt: int,
+        keep: Retention | None = None,
+        on_saved: Callable[[int], None] | None = None,
     ) -> None:
         """`on_saved` is called with the step, in the background thread, when a checkpoint is there for good."""
-        self._run_dir, self._attempt, self._keep_last, self._on_saved = run_dir, attempt, keep_last, on_saved
+        self._run_dir, self._attempt, self._keep, self._on_saved = run_dir, attempt, keep or Retention(), on_saved
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
-    def submit(self, step: int, snapshot: Mapping[str, Any], state: dict[str, Any]) -> None:
+    def submit(
+        self,
+        step: int,
+        snapshot: Mapping[str, Any],
+        state: dict[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
         """Begin to save; waits while the one before is still being saved. The snapshot must not change any more."""
         self.wait()
-        self._pending = self._pool.submit(self._save, step, snapshot, state)
+        self._pending = self._pool.submit(self._save, step, snapshot, state, dict(metrics or {}))
 
     def wait(self) -> None:
         """Wait until what was submitted is saved."""
@@ -162,11 +182,13 @@ class CheckpointWriter:
         finally:
             self._pool.shutdown()
 
-    def _save(self, step: int, snapshot: Mapping[str, Any], state: dict[str, Any]) -> None:
-        save(self._run_dir, step, snapshot, state, self._attempt)
+    def _save(
+        self, step: int, snapshot: Mapping[str, Any], state: dict[str, Any], metrics: Mapping[str, float]
+    ) -> None:
+        save(self._run_dir, step, snapshot, state, self._attempt, metrics)
         if self._on_saved:
             self._on_saved(step)
-        prune(self._run_dir, self._keep_last, self._attempt, known_whole=step)
+        prune(self._run_dir, self._keep, self._attempt, known_whole=step)
 
 
 def _make_room(run_dir: RunDir, step: int, attempt: int) -> bool:

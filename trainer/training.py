@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from conf import exit_codes
 from conf.errors import BadSpec
-from conf.schema import Verb
+from conf.schema import KerasFormat, Verb
 from storage import run_dir as names
 from storage.run_dir import RunDir
 from trainer import actions
@@ -20,6 +20,7 @@ from trainer.evaluation import report
 from trainer.export import saved_model
 from trainer.loop import Progress, run_loop
 from trainer.parts import Batch
+from trainer.retention import Retention
 from trainer.session import Session
 from trainer.step import compile_step
 
@@ -61,7 +62,7 @@ def open_writer(session: Session, run: RunDir, attempt: int) -> CheckpointWriter
     def tell(step: int) -> None:
         session.channel.say("event", event="checkpoint_saved", details={"step": step})
 
-    return CheckpointWriter(run, attempt, session.job.trainer.keep_checkpoints, tell)
+    return CheckpointWriter(run, attempt, Retention.of(session.job.trainer), tell)
 
 
 def restore(session: Session, run: RunDir, progress: Progress | None) -> int:
@@ -153,6 +154,21 @@ def export(session: Session, run: RunDir, split: str) -> None:
     session.channel.say("event", event="exported", details={"format": "saved_model", "largest_difference": difference})
 
 
+def keras_file(session: Session, run: RunDir) -> None:
+    """Write the weights at hand in the Keras format that the job asks for; the chief alone."""
+    kind = session.job.checkpoints.export
+    if kind is None:
+        raise BadSpec.of("checkpoints.export", None, "there is nothing to export", "checkpoints.export=keras")
+    name = names.KERAS_FILES[kind.name]
+    path = run.local(name)
+    if kind is KerasFormat.keras:
+        session.model.save(path)
+    else:
+        session.model.save_weights(path)
+    run.publish(name)
+    session.channel.say("event", event="exported", details={"format": kind.name})
+
+
 def run_task(session: Session, run: RunDir, attempt: int) -> int:
     """What the job's verb asks of a worker."""
     verb = session.job.job
@@ -166,6 +182,9 @@ def run_task(session: Session, run: RunDir, attempt: int) -> int:
         session.channel.say("result", step=step, metrics=found)
     if verb is Verb.export and session.topology.is_chief:
         export(session, run, session.final_split() or "train")
+        session.channel.say("result", step=step, metrics={})
+    if verb is Verb.checkpoints and session.topology.is_chief:
+        keras_file(session, run)
         session.channel.say("result", step=step, metrics={})
     return exit_codes.DONE
 

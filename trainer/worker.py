@@ -60,9 +60,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--job", required=True, help="URL of the job.yaml in a run directory")
     parser.add_argument("--attempt", type=int, default=0, help="which try of the job this is")
-    parser.add_argument(
-        "--task", choices=["train", "benchmark", "evaluate", "export"], help="instead of what the job says"
-    )
+    tasks = ["train", "benchmark", "evaluate", "export", "checkpoints"]
+    parser.add_argument("--task", choices=tasks, help="instead of what the job says")
     return parser.parse_args(argv)
 
 

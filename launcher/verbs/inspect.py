@@ -1,32 +1,19 @@
 """job=inspect: a table of a prepared set and its images as contact sheets. No Ray: one child process."""
 
 import dataclasses
-import json
-import os
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-from typing import Any
 
 from conf.data_url import PREPARED, data_url
 from conf.errors import BadSpec
-from conf.exit_codes import BAD_SPEC
-from conf.files import dump_job
 from conf.schema import DataSpec, JobSpec
-from launcher.child import PROGRESS_FD, child_environ, die_with_parent
 from launcher.compose import Asked
 from launcher.console import Console, refuse, show
+from launcher.errand import Failed, run_errand
 from launcher.saved import existing_run
 from storage.data_dir import is_prepared
 from storage.store import StoreError
 
 MODULE = "data_pipeline.inspect"
-_TAIL = 20
-
-
-class Failed(Exception):
-    """The child did not do it, and why."""
+_SHOWN = 20
 
 
 def run(asked: Asked) -> int:
@@ -35,10 +22,7 @@ def run(asked: Asked) -> int:
     if job.dry_run:
         show(f"would read {data_url(job)} and write contact sheets to {job.inspect.out or job.storage.root}")
         return 0
-    with tempfile.TemporaryDirectory(prefix="convoy-inspect-") as folder:
-        path = Path(folder, "job.yaml")
-        path.write_text(dump_job(job))
-        return _show(path, Path(folder, "log"))
+    return _show(job)
 
 
 def readable(asked: Asked) -> JobSpec:
@@ -72,48 +56,15 @@ def _holds_set(url: str) -> bool:
         return False
 
 
-def _show(job: Path, log: Path) -> int:
+def _show(job: JobSpec) -> int:
     console = Console()
-    read_end, write_end = os.pipe()
-    with log.open("wb") as file:
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", MODULE, "--job", str(job)],
-            env=child_environ({"CUDA_VISIBLE_DEVICES": "-1"}) | {PROGRESS_FD: str(write_end)},
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            pass_fds=(write_end,),
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
-    os.close(write_end)
     try:
-        found, error = _listen(read_end, console)
-        code = child.wait()
-    finally:
-        child.kill()
-        child.wait()
-        console.rest()
-    if code == 0 and found is not None:
-        console.say("\n".join([*found["lines"], "", *_places(found["sheets"])]))
-        return 0
-    refuse(Failed(error or "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL:])))
-    return code if code == BAD_SPEC else 1
-
-
-def _listen(pipe: int, console: Console) -> tuple[dict[str, Any] | None, str | None]:
-    """Read what the child says until it ends: what it found, and its error."""
-    found, error = None, None
-    with os.fdopen(pipe, "r") as lines:
-        for line in lines:
-            told = json.loads(line)
-            if told["kind"] == "progress":
-                console.progress(told | {"phase": "drawing classes", "examples_per_s": None})
-            elif told["kind"] == "event":
-                found = told["details"]
-            elif told["kind"] == "error":
-                error = str(told["message"])
-    return found, error
+        found = run_errand(MODULE, job, console, "drawing classes")
+    except Failed as error:
+        refuse(error)
+        return error.exit_code
+    console.say("\n".join([*found["lines"], "", *_places(found["sheets"])]))
+    return 0
 
 
 def _places(sheets: list[str]) -> list[str]:
@@ -123,5 +74,5 @@ def _places(sheets: list[str]) -> list[str]:
     lines = [f"contact sheets in {folder}/"]
     return [
         *lines,
-        *(f"  {name}" for name in (names if len(names) <= _TAIL else [*names[: _TAIL - 1], "...", names[-1]])),
+        *(f"  {name}" for name in (names if len(names) <= _SHOWN else [*names[: _SHOWN - 1], "...", names[-1]])),
     ]

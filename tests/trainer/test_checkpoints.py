@@ -19,6 +19,7 @@ from trainer import checkpoints
 from trainer.checkpoint_manifest import manifest_name
 from trainer.checkpoint_tensors import decoded, encoded
 from trainer.checkpoints import Broken, CheckpointWriter, list_checkpoints, load, newest_whole, prune, save
+from trainer.retention import Retention
 
 DTYPES = ["float64", "float32", "float16", ml_dtypes.bfloat16, "int64", "int32", "int16", "int8"]
 DTYPES += ["uint64", "uint32", "uint16", "uint8", "bool"]
@@ -122,7 +123,7 @@ def test_a_run_without_checkpoints_has_none(run: RunDir) -> None:
     """Nothing was saved, nothing is broken."""
     assert newest_whole(run) is None
     assert list_checkpoints(run) == []
-    assert prune(run, 1) == []
+    assert prune(run, Retention(1)) == []
 
 
 def flip_a_bit(path: Path) -> None:
@@ -198,7 +199,11 @@ def test_a_newer_format_is_refused(run: RunDir) -> None:
         save(run, step, tensors_of(step), {}, 0)
     manifest = run.read_json(manifest_name(2))
     run.write_json(manifest_name(2), {**manifest, "version": 99, "files": "unknown"})
-    for use in (lambda: newest_whole(run), lambda: save(run, 2, tensors_of(2), {}, 1), lambda: prune(run, 1)):
+    for use in (
+        lambda: newest_whole(run),
+        lambda: save(run, 2, tensors_of(2), {}, 1),
+        lambda: prune(run, Retention(1)),
+    ):
         with pytest.raises(
             BadSpec, match="format version 99, and this Convoy reads versions up to 1 - go on with the newer"
         ):
@@ -258,10 +263,10 @@ def test_pruning_keeps_the_newest(run: RunDir) -> None:
     """The newest N stay, the others go with all their files."""
     for step in range(1, 6):
         save(run, step, tensors_of(step), {}, 0)
-    assert prune(run, 2) == [1, 2, 3]
+    assert prune(run, Retention(2)) == [1, 2, 3]
     assert saved_steps(run) == [4, 5]
     assert sorted(path.name for path in Path(run.url, "checkpoints").iterdir()) == ["step_00000004", "step_00000005"]
-    assert prune(run, 0) == [4], "the last one stays whatever is asked"
+    assert prune(run, Retention(0)) == [4], "the last one stays whatever is asked"
     assert saved_steps(run) == [5]
 
 
@@ -271,7 +276,7 @@ def test_pruning_never_takes_the_last_whole_one(run: RunDir) -> None:
         save(run, step, tensors_of(step), {}, 0)
     flip_a_bit(file_of(run, 3, ".safetensors"))
     cut_short(file_of(run, 4, ".safetensors"))
-    assert prune(run, 1) == [1]
+    assert prune(run, Retention(1)) == [1]
     loaded = newest_whole(run)
     assert loaded is not None
     assert loaded.step == 2
@@ -282,7 +287,7 @@ def test_pruning_takes_nothing_when_nothing_is_whole(run: RunDir) -> None:
     for step in (1, 2):
         save(run, step, tensors_of(step), {}, 0)
         flip_a_bit(file_of(run, step, ".safetensors"))
-    assert prune(run, 1) == []
+    assert prune(run, Retention(1)) == []
     assert saved_steps(run) == [1, 2]
 
 
@@ -291,7 +296,7 @@ def test_pruning_removes_the_manifest_first(run: RunDir, monkeypatch: pytest.Mon
     for step in (1, 2):
         save(run, step, tensors_of(step), {}, 0)
     monkeypatch.setattr(run.store, "delete_folder", lambda name: None)  # the process dies here
-    assert prune(run, 1) == [1]
+    assert prune(run, Retention(1)) == [1]
     assert not file_exists(run, manifest_name(1))
     assert saved_steps(run) == [2]
 
@@ -307,9 +312,9 @@ def test_pruning_removes_what_dead_attempts_left(run: RunDir) -> None:
         save(run, step, tensors_of(step), {}, attempt)
         file_of(run, step, "manifest.json").unlink()
     save(run, 4, tensors_of(4), {}, 1)
-    assert prune(run, 5) == []
+    assert prune(run, Retention(5)) == []
     assert len(list(Path(run.url, "checkpoints").iterdir())) == 4, "who does not save removes no leftovers"
-    prune(run, 5, attempt=1)
+    prune(run, Retention(5), attempt=1)
     assert sorted(path.name for path in Path(run.url, "checkpoints").iterdir()) == ["step_00000003", "step_00000004"]
 
 
@@ -324,7 +329,7 @@ def test_the_writer_saves_in_the_background(run: RunDir, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(run.store, "put_if_absent", held)
     told: list[int] = []
-    writer = CheckpointWriter(run, attempt=0, keep_last=1, on_saved=told.append)
+    writer = CheckpointWriter(run, attempt=0, keep=Retention(1), on_saved=told.append)
     writer.submit(1, tensors_of(1), {})
     assert begun.wait(20)
     assert saved_steps(run) == told == []
@@ -361,7 +366,7 @@ def test_an_error_of_the_background_is_raised(run: RunDir, monkeypatch: pytest.M
 def test_a_snapshot_is_of_its_step(run: RunDir) -> None:
     """Variables go on changing while their snapshot is written."""
     variable = tf.Variable(tf.zeros(1000))
-    writer = CheckpointWriter(run, attempt=0, keep_last=20)
+    writer = CheckpointWriter(run, attempt=0, keep=Retention(20))
     for step in range(1, 11):
         variable.assign_add(tf.ones(1000))
         writer.submit(step, {"x": variable.read_value()}, {})

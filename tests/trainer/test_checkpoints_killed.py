@@ -23,6 +23,7 @@ from storage.names import UNFINISHED
 from storage.run_dir import RunDir
 from tests.storage.gcs_server import BUCKET, running_gcs_server
 from trainer.checkpoints import CheckpointWriter, list_checkpoints, newest_whole, save
+from trainer.retention import Retention
 
 TENSOR_BYTES = 6000
 
@@ -83,7 +84,7 @@ def test_a_killed_writer_leaves_a_whole_checkpoint(killed: list[RunDir]) -> None
     assert found == sorted(found), "once it is there it stays"
     assert set(found) == {200, 300}
     for run in killed:
-        writer = CheckpointWriter(run, attempt=2, keep_last=1)
+        writer = CheckpointWriter(run, attempt=2, keep=Retention(1))
         writer.submit(300, *content(300))
         writer.close()
         assert check_content(run, {300}) == 300
@@ -148,7 +149,7 @@ def fork_one(root: str, run_id: str, watch: Callable[[Countdown], None], calls: 
         try:
             run = RunDir(root, run_id)
             watch(Countdown(calls))
-            writer = CheckpointWriter(run, attempt=1, keep_last=1)
+            writer = CheckpointWriter(run, attempt=1, keep=Retention(1))
             writer.submit(300, *content(300))
             writer.close()
             os._exit(0)

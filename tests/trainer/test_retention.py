@@ -1,0 +1,52 @@
+"""Which checkpoints stay."""
+
+import pytest
+
+from storage.run_dir import RunDir
+from trainer.checkpoints import list_checkpoints, prune, save
+from trainer.retention import Retention
+
+ACCURACIES = {10: 0.5, 20: 0.9, 30: 0.7, 40: 0.9, 50: 0.6}
+
+
+def metrics(name: str = "validation_accuracy") -> dict[int, dict[str, float]]:
+    return {step: {name: value} for step, value in ACCURACIES.items()}
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"),
+    [
+        (Retention(2), {40, 50}),
+        (Retention(0), {50}),
+        (Retention(1, best=1), {20, 50}),
+        (Retention(1, best=2), {20, 40, 50}),
+        (Retention(1, best=9), {10, 20, 30, 40, 50}),
+        (Retention(1, every_steps=20), {20, 40, 50}),
+        (Retention(1, best=1, every_steps=30), {20, 30, 50}),
+        (Retention(1, best=3, metric="validation_loss"), {50}),
+    ],
+)
+def test_the_newest_the_best_and_the_milestones_stay(keep, kept):
+    assert keep.kept(metrics()) == kept
+
+
+def test_of_a_loss_less_is_better():
+    assert Retention(1, best=2, metric="validation_loss").kept(metrics("validation_loss")) == {10, 50}
+
+
+def test_checkpoints_remember_their_metrics_and_the_best_survive(tmp_path):
+    run = RunDir(str(tmp_path), "run")
+    for step, accuracy in ACCURACIES.items():
+        save(run, step, {}, {}, 1, {"validation_accuracy": accuracy})
+    assert {status.step: status.metrics["validation_accuracy"] for status in list_checkpoints(run)} == ACCURACIES
+    assert prune(run, Retention(1, best=1)) == [10, 30, 40]
+    assert [status.step for status in list_checkpoints(run)] == [20, 50]
+
+
+def test_a_broken_one_is_not_taken_for_the_best(tmp_path):
+    run = RunDir(str(tmp_path), "run")
+    for step, accuracy in ACCURACIES.items():
+        save(run, step, {}, {}, 1, {"validation_accuracy": accuracy})
+    next((tmp_path / "run" / "checkpoints" / "step_00000020").glob("*state.json")).unlink()
+    prune(run, Retention(1, best=1))
+    assert [status.step for status in list_checkpoints(run)] == [40, 50]

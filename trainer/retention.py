@@ -1,0 +1,39 @@
+"""Which checkpoints stay: the newest, the best, and one every so many steps. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from conf.schema import TrainerSpec
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What is kept; whatever is asked, the newest is."""
+
+    last: int = 3
+    best: int = 0  # by `metric`, beside the last ones
+    metric: str = "validation_accuracy"
+    every_steps: int | None = None  # multiples of it stay for ever
+
+    @classmethod
+    def of(cls, trainer: TrainerSpec) -> "Retention":
+        """What a job's training keeps."""
+        return cls(trainer.keep_checkpoints, trainer.keep_best, trainer.best_metric, trainer.keep_every_steps)
+
+    def kept(self, metrics: Mapping[int, Mapping[str, float]]) -> set[int]:
+        """The steps to keep of checkpoints whose last evaluation, by step, gave `metrics`.
+
+        Checkpoints without the metric are never among the best. Of equals the older is the better: the evaluation that
+        both remember was nearer to it.
+        """
+        steps = sorted(metrics)
+        measured = [step for step in steps if self.metric in metrics[step]]
+        sign = 1 if is_loss(self.metric) else -1
+        ranked = sorted(measured, key=lambda step: (sign * metrics[step][self.metric], step))
+        milestones = [step for step in steps if self.every_steps and step % self.every_steps == 0]
+        return {*steps[-max(self.last, 1) :], *ranked[: self.best], *milestones}
+
+
+def is_loss(metric: str) -> bool:
+    """Whether less of this metric is better."""
+    return metric.endswith("loss")
