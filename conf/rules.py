@@ -111,6 +111,7 @@ def _positive(job: JobSpec) -> list[Problem]:
         "inspect.draws": job.inspect.draws,
         "inspect.tile": job.inspect.tile,
         "benchmark.seconds": job.benchmark.seconds,
+        "data.cache_bytes": data.cache_bytes,
         "cluster.workers": cluster.workers,
         "cluster.gpus_per_worker": cluster.gpus_per_worker,
         "cluster.start_timeout_s": cluster.start_timeout_s,

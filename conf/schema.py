@@ -60,6 +60,14 @@ class BadFile(Enum):
     skip = "leave it out, count it and name it in the report"
 
 
+class Order(Enum):
+    """How the examples of an epoch are shuffled."""
+
+    auto = "blocks where the prepared set is far away and its training split larger than data.cache_bytes, else full"
+    full = "one permutation of the whole split"
+    blocks = "shards permuted; examples permuted within groups of shards, two of which fit into data.cache_bytes"
+
+
 class BadRecord(Enum):
     """What to do with a prepared record that is not as it was written."""
 
@@ -144,6 +152,9 @@ class DataSpec:
     on_corrupt: BadRecord = BadRecord.stop
     max_corrupt: int = 100  # corrupt records of a split that are skipped before it stops all the same
     shuffle: bool = True  # a new permutation every epoch; false keeps the prepared order
+    order: Order = Order.auto  # what kind of permutation
+    cache_dir: str | None = None  # where shards of gs:// are kept on each host; default: the temporary folder
+    cache_bytes: int = 17_179_869_184  # 16 GiB: most that the shards in cache_dir take up
     augment: AugmentSpec = field(default_factory=AugmentSpec)
 
 

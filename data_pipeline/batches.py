@@ -1,5 +1,6 @@
 """Which examples the replicas get in which step, for many steps at once. Pure NumPy."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -7,7 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conf.schema import Remainder
-from data_pipeline.order import BatchShape, Places, draws, evaluation_steps, place_to_example, steps_per_epoch
+from data_pipeline.order import (
+    BatchShape,
+    Blocks,
+    Places,
+    draws,
+    evaluation_steps,
+    place_to_example,
+    position_of,
+    steps_per_epoch,
+)
 
 Floats = NDArray[np.float32]
 
@@ -23,7 +33,10 @@ class Batches(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingOrder:
-    """Epoch after epoch without end. A padded batch is filled with the first examples of its epoch."""
+    """Epoch after epoch without end. A padded batch is filled with the first examples of its epoch.
+
+    With `blocks` it is that block shuffle, else, with `shuffle`, a full permutation.
+    """
 
     num_examples: int
     seed: int
@@ -32,6 +45,7 @@ class TrainingOrder:
     remainder: Remainder
     shuffle: bool
     num_draws: int
+    blocks: Blocks | None = None
 
     @property
     def num_steps(self) -> None:
@@ -46,11 +60,20 @@ class TrainingOrder:
         drawn = np.zeros((*places.shape, self.num_draws), np.float32)
         for epoch in np.unique(epochs):
             own = epochs == epoch
-            if self.shuffle:
+            if self.blocks:
+                places[own] = self.blocks.examples(self.seed, int(epoch), places[own])
+            elif self.shuffle:
                 places[own] = place_to_example(self.seed, int(epoch), places[own], self.num_examples)
             if self.num_draws:
                 drawn[own] = draws(self.seed, int(epoch), places[own], self.num_draws)
         return _rows(places, mask, drawn, real)
+
+    def groups_from(self, step: int) -> Iterator[list[int]]:
+        """The shards that a block shuffle reads together, group after group from `step` on."""
+        if self.blocks is None:
+            return iter(())
+        position = position_of(step, self.num_examples, self.shape.global_batch_size, self.remainder)
+        return self.blocks.groups_from(self.seed, position.epoch, position.place)
 
 
 @dataclass(frozen=True)

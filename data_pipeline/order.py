@@ -6,10 +6,19 @@ never stored, so it costs the same for a thousand examples as for a billion. It 
 The permutation is a Feistel network over the smallest rectangle a * b that holds the examples (a and b near the square
 root): a place is (row, column), and each round moves one of the two by a hash of the other. The few cells of the
 rectangle which are no example are walked over: the network is applied again until it lands on one.
+
+A split that is far away and does not fit into the cache has a block shuffle instead, so that each shard is fetched once
+an epoch (`data.order=auto` decides it by manifest and job, never by what a host has at the time): the shards are
+permuted anew every epoch, cut in that order into groups of which two fit into the cache, and the examples of each group
+are permuted among themselves. It is as exact as the full order: one place for each example, computed without a list of
+examples; only the shards are listed. What it gives up: two examples of one shard are never further apart than a group.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isqrt
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +28,15 @@ from conf.schema import Remainder
 Places = NDArray[np.int64]
 
 _ROUNDS = 8
-_ORDER, _DRAWS = 0x0DE2, 0xD2A3  # so that the order and the draws of an epoch share no key
+# So that the order, the draws, the order of shards and the orders within groups share no key.
+_ORDER, _DRAWS, _SHARDS, _GROUP = 0x0DE2, 0xD2A3, 0x5AD5, 0x9209
 _MASK = (1 << 64) - 1
 
 
-def _keys(seed: int, epoch: int, purpose: int, count: int) -> NDArray[np.uint64]:
-    """`count` 64-bit keys which belong to this seed, epoch and purpose alone."""
-    return np.random.SeedSequence([seed & _MASK, epoch, purpose]).generate_state(count, np.uint64).astype(np.uint64)
+def _keys(seed: int, epoch: int, purpose: int, count: int, *which: int) -> NDArray[np.uint64]:
+    """`count` 64-bit keys which belong to this seed, epoch and purpose (and to `which` of its kind) alone."""
+    words = [seed & _MASK, epoch, purpose, *which]
+    return np.random.SeedSequence(words).generate_state(count, np.uint64).astype(np.uint64)
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -54,7 +65,11 @@ def place_to_example(seed: int, epoch: int, places: Places, num_examples: int) -
     places = np.asarray(places, np.int64)
     if places.size and (places.min() < 0 or places.max() >= num_examples):
         raise ValueError(f"places must be in 0..{num_examples - 1}")
-    keys = _keys(seed, epoch, _ORDER, _ROUNDS)
+    return _permuted(places, num_examples, _keys(seed, epoch, _ORDER, _ROUNDS))
+
+
+def _permuted(places: Places, num_examples: int, keys: NDArray[np.uint64]) -> Places:
+    """Where the permutation of 0..num_examples-1 with these keys takes `places`."""
     width = isqrt(max(num_examples - 1, 0)) + 1
     height = -(-num_examples // width)
     examples = _feistel(places.astype(np.uint64), keys, height, width)
@@ -63,6 +78,73 @@ def place_to_example(seed: int, epoch: int, places: Places, num_examples: int) -
         examples.flat[outside] = _feistel(examples.flat[outside], keys, height, width)
         outside = outside[examples.flat[outside] >= np.uint64(num_examples)]
     return examples.astype(np.int64)
+
+
+class _Layout(NamedTuple):
+    """One epoch of a block shuffle: shards, and [shards + 1] places and [groups + 1] positions at which they begin."""
+
+    shards: Places
+    places: Places
+    groups: Places
+
+
+class Blocks:
+    """The block shuffle of a split: its shards in groups of at most `group_bytes`, or of one shard that is larger.
+
+    `num_examples` and `num_bytes` are those of each shard. Without `shuffle` all stays in stored order.
+    """
+
+    def __init__(self, num_examples: list[int], num_bytes: list[int], group_bytes: int, shuffle: bool = True):
+        self.group_bytes, self.shuffle = group_bytes, shuffle
+        self._counts, self._bytes = np.asarray(num_examples, np.int64), np.asarray(num_bytes, np.int64)
+        self._starts = np.cumsum(self._counts) - self._counts
+
+    def examples(self, seed: int, epoch: int, places: Places) -> Places:
+        """The examples at `places` of this epoch's order."""
+        layout = _layout(self, seed, epoch)
+        if places.size and (places.min() < 0 or places.max() >= layout.places[-1]):
+            raise ValueError(f"places must be in 0..{layout.places[-1] - 1}")
+        places = self._within_groups(layout, seed, epoch, places) if self.shuffle else places
+        position = np.searchsorted(layout.places, places, side="right") - 1
+        return self._starts[layout.shards[position]] + places - layout.places[position]
+
+    def _within_groups(self, layout: _Layout, seed: int, epoch: int, places: Places) -> Places:
+        first = layout.places[layout.groups]
+        numbers = np.searchsorted(first, places, side="right") - 1
+        moved = np.empty_like(places)
+        for number in np.unique(numbers):
+            own, start = numbers == number, first[number]
+            keys = _keys(seed, epoch, _GROUP, _ROUNDS, int(number))
+            moved[own] = start + _permuted(places[own] - start, int(first[number + 1] - start), keys)
+        return moved
+
+    def groups_from(self, seed: int, epoch: int, place: int) -> Iterator[list[int]]:
+        """The shards of the group that this place is in, then of those that follow, epoch after epoch without end."""
+        while True:
+            layout = _layout(self, seed, epoch)
+            first = max(int(np.searchsorted(layout.places[layout.groups], place, side="right")) - 1, 0)
+            for start, end in zip(layout.groups[first:-1], layout.groups[first + 1 :]):
+                yield layout.shards[start:end].tolist()
+            epoch, place = epoch + 1, 0
+
+    def lay_out(self, seed: int, epoch: int) -> _Layout:
+        """The order of the shards in this epoch, and where groups begin."""
+        shards = np.arange(len(self._counts))
+        if self.shuffle:
+            shards = _permuted(shards, len(shards), _keys(seed, epoch, _SHARDS, _ROUNDS))
+        places = np.concatenate([[0], np.cumsum(self._counts[shards])])
+        ends, groups = np.cumsum(self._bytes[shards]), [0]
+        while groups[-1] < len(shards):
+            before = ends[groups[-1] - 1] if groups[-1] else 0
+            fitting = int(np.searchsorted(ends, before + self.group_bytes, side="right"))
+            groups.append(max(fitting, groups[-1] + 1))
+        return _Layout(shards, places, np.asarray(groups))
+
+
+@lru_cache(maxsize=8)
+def _layout(blocks: Blocks, seed: int, epoch: int) -> _Layout:
+    """Kept for the epochs at hand: it takes longer than the places of a batch."""
+    return blocks.lay_out(seed, epoch)
 
 
 def draws(seed: int, epoch: int, examples: Places, count: int) -> NDArray[np.float32]:

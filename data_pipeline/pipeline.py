@@ -20,13 +20,13 @@ import numpy as np
 import tensorflow as tf
 
 from conf.errors import BadSpec
-from conf.schema import AugmentSpec, BadRecord, DataSpec
+from conf.schema import AugmentSpec, DataSpec, Order
 from data_pipeline.augment import NUM_DRAWS, augment_batch, augment_image, crop_window, is_active
 from data_pipeline.batches import BatchOrder, ChosenOrder, EvaluationOrder, TrainingOrder
 from data_pipeline.images import decode, decode_crop, parse, resize, shape_of
 from data_pipeline.manifest import Manifest
-from data_pipeline.order import BatchShape, steps_per_epoch
-from data_pipeline.reader import PLACEHOLDER, RecordReader
+from data_pipeline.order import BatchShape, Blocks, steps_per_epoch
+from data_pipeline.reader import PLACEHOLDER, RecordReader, open_split
 
 Element = dict[str, tf.Tensor]
 #: Nothing here has Python branches for AutoGraph to convert, and looking for them takes most of a second.
@@ -50,12 +50,13 @@ def training_dataset(
     start_step: int = 0,
 ) -> tf.data.Dataset:
     """Endless elements from `start_step` on: that step's for each of `replicas`, then the next step's."""
-    reader = _reader(manifest, "train", data)
+    reader = open_split(manifest, "train", data)
     if not steps_per_epoch(reader.num_examples, shape.global_batch_size, data.remainder):
         law = f"there are only {reader.num_examples} training examples, less than one batch"
         raise BadSpec.of("trainer.global_batch_size", shape.global_batch_size, law, "less, or data.remainder=pad")
     num_draws = NUM_DRAWS if is_active(data.augment) else 0
-    order = TrainingOrder(reader.num_examples, seed, shape, replicas, data.remainder, data.shuffle, num_draws)
+    blocks = _blocks(reader, data)
+    order = TrainingOrder(reader.num_examples, seed, shape, replicas, data.remainder, data.shuffle, num_draws, blocks)
     return _dataset(order, start_step, reader, manifest, data, data.augment, image_size)
 
 
@@ -68,7 +69,7 @@ def evaluation_dataset(
     image_size: int,
 ) -> tf.data.Dataset:
     """Every example of a split once, in stored order; as many elements for every replica, the last filled up."""
-    reader = _reader(manifest, split, data)
+    reader = open_split(manifest, split, data)
     order = EvaluationOrder(reader.num_examples, shape, replicas)
     return _dataset(order, 0, reader, manifest, data, AugmentSpec(), image_size)
 
@@ -77,7 +78,7 @@ def chosen_dataset(
     manifest: Manifest, data: DataSpec, augment: AugmentSpec, order: ChosenOrder, image_size: int
 ) -> tf.data.Dataset:
     """Some training examples, and element e is what training sees of them in epoch e; read from the shards alone."""
-    reader = _reader(manifest, "train", data)
+    reader = open_split(manifest, "train", data)
     return _dataset(order, 0, reader, manifest, replace(data, memory_bytes=0), augment, image_size)
 
 
@@ -93,8 +94,18 @@ def is_kept_in_memory(
     return augment.crop_min_area >= 1 and decoded_bytes(num_examples, manifest, data, image_size) <= data.memory_bytes
 
 
-def _reader(manifest: Manifest, split: str, data: DataSpec) -> RecordReader:
-    return RecordReader(manifest, split, data.max_corrupt if data.on_corrupt is BadRecord.skip else 0)
+def _blocks(reader: RecordReader, data: DataSpec) -> Blocks | None:
+    """The block shuffle, where the job has one: decided by the job and the manifest, not by the host."""
+    if not data.shuffle:
+        return None
+    streamed = not reader.is_near and reader.num_bytes > data.cache_bytes
+    if data.order is Order.full and streamed:
+        law = f"the training split takes up {reader.num_bytes} bytes, and data.cache_bytes={data.cache_bytes}"
+        cure = f"data.cache_bytes={reader.num_bytes}, or data.order=blocks"
+        raise BadSpec.of("data.order", data.order, law, cure)
+    if data.order is Order.full or (data.order is Order.auto and not streamed):
+        return None
+    return Blocks([shard.num_examples for shard in reader.shards], reader.shard_bytes, data.cache_bytes // 2)
 
 
 def _dataset(
@@ -111,6 +122,8 @@ def _dataset(
         if is_kept_in_memory(reader.num_examples, manifest, data, augment, image_size):
             elements = _gathered(batches, reader, data, augment, image_size, _loaded_type(manifest, image_size))
         else:
+            if isinstance(order, TrainingOrder) and order.blocks:
+                reader.follow(partial(order.groups_from, start_step))
             elements = _streamed(batches, reader, data, augment, image_size)
         return elements.prefetch(_prefetched(order, data, image_size)).with_options(_options())
 

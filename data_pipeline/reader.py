@@ -1,25 +1,34 @@
-"""Any records of a split, by number: reads exactly their bytes and checks their checksums."""
+"""Any records of a split, by number: reads exactly their bytes and checks their checksums.
 
+Whatever is wrong is named with shard, record and offset. It ends the reading, or, within a budget, another record that
+weighs nothing takes its place, so that every worker stays in step.
+"""
+
+import contextlib
 import logging
 import os
 import struct
-import tempfile
-from pathlib import Path
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from conf.errors import BadSpec
-from conf.schema import Encoding
+from conf.schema import BadRecord, DataSpec, Encoding
+from data_pipeline.cache import open_cache
 from data_pipeline.encoding import png
 from data_pipeline.manifest import Manifest, Shard
-from data_pipeline.order import Places
+from data_pipeline.order import Blocks, Places
 from data_pipeline.records import CRC_BYTES, CorruptRecord, Record, decode, encode, masked_crc
-from storage.data_dir import index_name, labels_name
-from storage.store import Store, StoreError, open_store
+from data_pipeline.shard_files import CURE, PAIR_BYTES, FarShards, Groups, NearShards, OpenShard, ShardFiles, missing
+from storage.data_dir import MANIFEST, index_name, labels_name
+from storage.store import Store, open_store
 
-_PAIR_BYTES = 16
+DEFAULT_CACHE_BYTES = 16 << 30
 _CRC = struct.Struct("<I")
 _log = logging.getLogger(__name__)
 
@@ -27,38 +36,75 @@ _log = logging.getLogger(__name__)
 PLACEHOLDER = encode(Record(png(np.zeros((1, 1), np.uint8)), "png", 1, 1, 0, ""))
 
 
-class RecordReader:
-    """The records of one split. Shards far away are copied to this machine first, once for all its processes."""
+class Skipped(NamedTuple):
+    """A record that is left out, and why."""
 
-    def __init__(self, manifest: Manifest, split: str, max_corrupt: int = 0):
-        self._files: list[int] = []
-        self._max_corrupt = max_corrupt
-        self._skipped: set[tuple[int, int]] = set()
+    shard: str
+    record: int
+    reason: str
+
+
+def open_split(
+    manifest: Manifest, split: str, data: DataSpec, tell: Callable[[Skipped], None] | None = None
+) -> "RecordReader":
+    """The reader of a split as the job wants it read."""
+    max_corrupt = data.max_corrupt if data.on_corrupt is BadRecord.skip else 0
+    return RecordReader(manifest, split, max_corrupt, data.cache_dir, data.cache_bytes, tell)
+
+
+class RecordReader:
+    """The records of one split. Shards far away are read through the cache in `cache_dir`.
+
+    Up to `max_corrupt` records that are not as they were written are skipped; `tell` hears of each, once.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        split: str,
+        max_corrupt: int = 0,
+        cache_dir: str | None = None,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        tell: Callable[[Skipped], None] | None = None,
+    ):
+        self._files: ShardFiles | None = None
+        self._max_corrupt, self._tell = max_corrupt, tell
+        self._skipped: dict[int, Skipped] = {}
+        self._lock = threading.Lock()
         if split not in manifest.splits:
             has = ", ".join(manifest.splits)
             raise BadSpec.of("data.path", manifest.url, f"the set has no {split} split", f"it has {has}")
-        store = open_store(manifest.url)
         self.shards = manifest.splits[split].shards
         self.encoding = Encoding[manifest.encoding]
         self.num_examples = manifest.splits[split].num_examples
         self._url = manifest.url
         self._starts = np.cumsum([0, *(shard.num_examples for shard in self.shards)])
-        self._indexes = [_open_index(store, shard) for shard in self.shards]
-        for shard in self.shards:
-            self._files.append(_open_shard(store, shard))
+        #: What each shard takes up with its index, and all of them.
+        self.shard_bytes = [shard.num_bytes + PAIR_BYTES * shard.num_examples for shard in self.shards]
+        self.num_bytes = sum(self.shard_bytes)
+        store = open_store(manifest.url)
+        self.is_near = store.local_path(MANIFEST) is not None
+        self._check_presence(store)
+        if self.is_near:
+            self._files = NearShards(store, self.shards)
+        else:
+            self._files = self._far_shards(store, cache_dir, cache_bytes)
+            self.follow(partial(self._stored_groups, cache_bytes))
 
     def close(self) -> None:
         """Give the files back."""
-        while self._files:
-            os.close(self._files.pop())
-
-    def __del__(self) -> None:
-        self.close()
+        if self._files is not None:
+            self._files.close()
 
     @property
     def num_skipped(self) -> int:
         """How many corrupt records were skipped so far."""
         return len(self._skipped)
+
+    def follow(self, groups: Callable[[], Groups]) -> None:
+        """Expect the shards in the order that `groups` begins with each time it is called, and fetch them ahead."""
+        assert self._files is not None
+        self._files.follow(groups)
 
     def read(self, examples: Places) -> list[bytes]:
         """The serialized Examples with these numbers.
@@ -66,11 +112,16 @@ class RecordReader:
         CorruptRecord names the first that is not as it was written, once more than `max_corrupt` are not; up to then
         PLACEHOLDER takes their place, each time they are read.
         """
+        examples = np.asarray(examples)
         numbers = np.searchsorted(self._starts, examples, side="right") - 1
-        return [
-            self._checked(int(number), int(record))
-            for number, record in zip(numbers, examples - self._starts[numbers], strict=True)
-        ]
+        found = [PLACEHOLDER] * len(examples)
+        # Shard by shard, so that each is opened once, and held no longer than it is read.
+        for number in np.unique(numbers):
+            rows = np.flatnonzero(numbers == number)
+            records = (examples[rows] - self._starts[number]).tolist()
+            for row, example in zip(rows, self._read_shard(int(number), records), strict=True):
+                found[row] = example
+        return found
 
     def labels(self) -> NDArray[np.int32]:
         """The label of every example of the split, in stored order, without reading the images.
@@ -88,91 +139,112 @@ class RecordReader:
         data = store.get(name)
         if len(data) != 4 * shard.num_examples or google_crc32c.value(data) != shard.labels_crc32c:
             law = "the labels are damaged - their checksum is not the manifest's"
-            raise CorruptRecord(f"{store.url}/{name}: {law} - fetch or prepare the set again")
+            raise CorruptRecord(f"{store.url}/{name}: {law} - {CURE}")
         return np.frombuffer(data, "<i4").astype(np.int32)
 
-    def _checked(self, number: int, record: int) -> bytes:
+    def skip(self, example: int, reason: str) -> None:
+        """Leave this example out from now on; CorruptRecord where it would be one more than `max_corrupt`."""
+        number = int(np.searchsorted(self._starts, example, side="right")) - 1
+        record = example - int(self._starts[number])
+        assert self._files is not None
+        with self._files.open(number) as shard:
+            offset = int(shard.places[record, 0])
+        self._skip(number, record, self._corrupt(number, record, offset, reason))
+
+    def _skip(self, number: int, record: int, error: CorruptRecord) -> None:
+        example = int(self._starts[number]) + record
+        skipped = Skipped(self.shards[number].name, record, str(error))
+        with self._lock:
+            if example in self._skipped:
+                return
+            if len(self._skipped) >= self._max_corrupt:
+                raise error
+            self._skipped[example] = skipped
+        _log.warning("skipped %s", error)
+        if self._tell:
+            self._tell(skipped)
+
+    def _read_shard(self, number: int, records: list[int]) -> list[bytes]:
+        assert self._files is not None
+        with contextlib.ExitStack() as stack:
+            try:
+                shard = stack.enter_context(self._files.open(number, len(records)))
+            except CorruptRecord as error:
+                for record in records:
+                    self._skip(number, record, error)
+                return [PLACEHOLDER] * len(records)
+            return [self._checked(shard, number, record) for record in records]
+
+    def _checked(self, shard: OpenShard, number: int, record: int) -> bytes:
+        assert self._files is not None
+        if int(self._starts[number]) + record in self._skipped:
+            return PLACEHOLDER
         try:
-            return self._read(number, record)
+            return self._read(shard, number, record)
         except CorruptRecord as error:
-            new = (number, record) not in self._skipped
-            if new and len(self._skipped) >= self._max_corrupt:
-                raise
-            self._skipped.add((number, record))
-            if new:
-                _log.warning("skipped %s", error)
+            if self._files.damaged_copy(number):
+                return self._read_shard(number, [record])[0]
+            self._skip(number, record, error)
             return PLACEHOLDER
 
-    def _read(self, number: int, record: int) -> bytes:
-        offset, length = (int(part) for part in self._indexes[number][record])
+    def _read(self, shard: OpenShard, number: int, record: int) -> bytes:
+        offset, length = (int(part) for part in shard.places[record])
         if offset + length + CRC_BYTES > self.shards[number].num_bytes:
             raise self._corrupt(number, record, offset, f"{length} bytes should be there, the shard ends before")
-        file = self._files[number]
-        example, stored_crc = os.pread(file, length, offset), os.pread(file, CRC_BYTES, offset + length)
+        example, stored_crc = os.pread(shard.file, length, offset), os.pread(shard.file, CRC_BYTES, offset + length)
         if len(example) < length or stored_crc != _CRC.pack(masked_crc(example)):
             raise self._corrupt(number, record, offset, "its checksum does not fit its bytes")
         return example
 
     def _corrupt(self, number: int, record: int, offset: int, what: str) -> CorruptRecord:
         shard = self.shards[number].name
-        cure = "fetch or prepare the set again"
-        return CorruptRecord(f"{self._url}/{shard}: corrupt record {record} at byte {offset} - {what} - {cure}")
+        return CorruptRecord(f"{self._url}/{shard}: corrupt record {record} at byte {offset} - {what} - {CURE}")
+
+    def _check_presence(self, store: Store) -> None:
+        """Name a shard or index that is missing or cut off before anything is read, unless such are skipped."""
+        expected = [(shard.name, "shard", shard.num_bytes) for shard in self.shards]
+        expected += [(index_name(shard.name), "index", shard.num_examples * PAIR_BYTES) for shard in self.shards]
+        if self._max_corrupt:
+            return
+        if self.is_near:
+            sizes = {name: _size(store, name) for name, _, _ in expected}
+        else:
+            sizes = {stored.name: stored.size for stored in store.list()}
+        for name, what, num_bytes in expected:
+            if sizes.get(name) is None:
+                raise missing(f"{store.url}/{name}", what)
+            if sizes[name] != num_bytes:
+                law = f"has {sizes[name]} bytes, the manifest says {num_bytes}"
+                raise CorruptRecord(f"{store.url}/{name}: {law} - {CURE}")
+
+    def _far_shards(self, store: Store, cache_dir: str | None, cache_bytes: int) -> FarShards:
+        largest = max(self.shard_bytes, default=0)
+        if self.num_bytes > cache_bytes and largest > cache_bytes // 2:
+            law = (
+                f"the largest shard of {self._url} takes up {largest} bytes, and two must fit: one is read, one fetched"
+            )
+            cure = f"data.cache_bytes={2 * largest}, or prepare the set in smaller shards with data.shard_bytes"
+            raise BadSpec.of("data.cache_bytes", cache_bytes, law, cure)
+        cache = open_cache(cache_dir, cache_bytes)
+        cache.check_disk(self.num_bytes)
+        return FarShards(store, self.shards, cache, self._check_damaged)
+
+    def _stored_groups(self, cache_bytes: int) -> Groups:
+        group_bytes = cache_bytes if self.num_bytes <= cache_bytes else cache_bytes // 2
+        counts = [shard.num_examples for shard in self.shards]
+        return Blocks(counts, self.shard_bytes, group_bytes, shuffle=False).groups_from(0, 0, 0)
+
+    def _check_damaged(self, number: int, shard: OpenShard) -> None:
+        """Name the first damaged record of a shard that is not the manifest's, unless such are skipped."""
+        url = f"{self._url}/{self.shards[number].name}"
+        if self._max_corrupt:
+            _log.warning("%s: its checksum is not the manifest's; each record is checked as it is read", url)
+            return
+        for record in range(self.shards[number].num_examples):
+            self._read(shard, number, record)
+        raise CorruptRecord(f"{url}: its checksum is not the manifest's, though no record is damaged - {CURE}")
 
 
-def _open_index(store: Store, shard: Shard) -> NDArray[np.uint64]:
-    name = index_name(shard.name)
-    path = _local(store, name, shard.index_crc32c)
-    _check_size(store, name, path, shard.num_examples * _PAIR_BYTES, "index")
-    if shard.index_crc32c and _file_crc(path) != shard.index_crc32c:
-        law = "the index is damaged - its checksum is not the manifest's"
-        raise CorruptRecord(f"{store.url}/{name}: {law} - fetch or prepare the set again")
-    if not shard.num_examples:
-        return np.empty((0, 2), np.uint64)
-    return np.memmap(path, "<u8", "r").reshape(-1, 2)
-
-
-def _open_shard(store: Store, shard: Shard) -> int:
-    path = _local(store, shard.name, shard.crc32c)
-    _check_size(store, shard.name, path, shard.num_bytes, "shard")
-    return os.open(path, os.O_RDONLY)
-
-
-def _check_size(store: Store, name: str, path: Path, expected: int, what: str) -> None:
-    url = f"{store.url}/{name}"
-    if not path.exists():
-        raise CorruptRecord(f"{url}: the {what} is missing - the manifest names it - fetch or prepare the set again")
-    size = path.stat().st_size
-    if size != expected:
-        law = f"has {size} bytes, the manifest says {expected}"
-        raise CorruptRecord(f"{url}: {law} - fetch or prepare the set again")
-
-
-def _local(store: Store, name: str, crc32c: int) -> Path:
-    """The object as a file of this machine."""
+def _size(store: Store, name: str) -> int | None:
     path = store.local_path(name)
-    if path is not None:
-        return path
-    path = _cache_folder() / f"{masked_crc(store.url.encode()):08x}-{crc32c:08x}-{name}"
-    if not path.exists():
-        store.get_file(name, path)
-        if _file_crc(path) != crc32c:
-            path.unlink()
-            raise CorruptRecord(f"{store.url}/{name}: its checksum is not the manifest's - prepare the set again")
-    return path
-
-
-def _cache_folder() -> Path:
-    """Where this user's copies are; a folder that somebody else has made there is not trusted."""
-    folder = Path(tempfile.gettempdir(), f"convoy-shards-{os.getuid()}")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise StoreError(f"{folder}: belongs to another user - remove it, or set TMPDIR to a folder of your own")
-    return folder
-
-
-def _file_crc(path: Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while chunk := file.read(4 << 20):
-            crc = google_crc32c.extend(crc, chunk)
-    return crc
+    return path.stat().st_size if path is not None and path.exists() else None

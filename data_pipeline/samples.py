@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from conf.schema import BadRecord, DataSpec
+from conf.schema import DataSpec
 from data_pipeline.manifest import Manifest, Split
 from data_pipeline.order import Places
-from data_pipeline.reader import PLACEHOLDER, RecordReader
+from data_pipeline.reader import PLACEHOLDER, RecordReader, open_split
 from data_pipeline.records import CorruptRecord, Record, decode
 
 _PLACEHOLDER = decode(PLACEHOLDER)
@@ -23,7 +23,7 @@ class Part:
 
     def reader(self, data: DataSpec) -> RecordReader:
         """Its records; they are numbered from 0 here."""
-        return RecordReader(self.manifest, self.split, data.max_corrupt if data.on_corrupt is BadRecord.skip else 0)
+        return open_split(self.manifest, self.split, data)
 
 
 def part_with(manifest: Manifest, split: str, per_class: int) -> Part:

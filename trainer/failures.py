@@ -16,17 +16,23 @@ _LOST_PEER = (
 )
 #: What an exception from inside a tf.data function looks like once TensorFlow has wrapped it.
 _CORRUPT = re.compile(r"CorruptRecord: (.+)")
+_FROM_STORE = re.compile(r"\b(?:StoreError|NotStored): (.+)")
+_BAD_SPEC = re.compile(r"\bBadSpec: the job has \d+ problems?\s+(.+)")
 _NO_SPACE = "No space left on device"
 
 
 def kind_of(error: BaseException) -> str:
-    """The kind of a failure: user, infrastructure, no_capacity, bad_data or out_of_memory."""
+    """The kind of a failure: user, bad_spec, infrastructure, no_capacity, bad_data or out_of_memory."""
     if isinstance(error, CorruptRecord | tf.errors.DataLossError) or _CORRUPT.search(str(error)):
         return "bad_data"
+    if _BAD_SPEC.search(str(error)):
+        return "bad_spec"
     if _NO_SPACE in str(error) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
         return "no_capacity"
     if isinstance(error, tf.errors.ResourceExhaustedError | MemoryError):
         return "out_of_memory"
+    if _FROM_STORE.search(str(error)):
+        return "infrastructure"
     if isinstance(error, (*_LOST_PEER, StoreError, OSError, tf.errors.InternalError)):
         return "infrastructure"
     return "user"
@@ -34,9 +40,10 @@ def kind_of(error: BaseException) -> str:
 
 def sentence_of(error: BaseException) -> str:
     """What is worth saying of it, in one line; the log has the rest."""
-    corrupt = _CORRUPT.search(str(error))
-    if corrupt:
-        return corrupt[1].strip()
+    for wrapped in (_CORRUPT, _BAD_SPEC, _FROM_STORE):
+        found = wrapped.search(str(error))
+        if found:
+            return found[1].strip()
     if isinstance(error, CorruptRecord | StoreError):
         return str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]

@@ -49,8 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The one place where any error becomes an exit code: the launcher decides by it and by the kind.
     except Exception as error:
         traceback.print_exc()
-        channel.say("error", error_kind=kind_of(error), message=sentence_of(error))
-        return exit_codes.FAILED
+        kind = kind_of(error)
+        channel.say("error", error_kind=kind, message=sentence_of(error))
+        return exit_codes.BAD_SPEC if kind == "bad_spec" else exit_codes.FAILED
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -1,5 +1,6 @@
 """Laws 2 and 3 as far as they are arithmetic: one order, every example once."""
 
+import itertools
 import tracemalloc
 
 import numpy as np
@@ -11,6 +12,7 @@ from conf.schema import Remainder
 from data_pipeline.batches import EvaluationOrder, TrainingOrder
 from data_pipeline.order import (
     BatchShape,
+    Blocks,
     Position,
     draws,
     evaluation_steps,
@@ -20,6 +22,8 @@ from data_pipeline.order import (
 )
 
 PINNED = [8, 2, 5, 11, 0, 3, 1, 7, 10, 9, 6, 4]
+PINNED_BLOCKS = [9, 8, 7, 6, 11, 5, 10, 3, 0, 1, 2, 4]
+PINNED_GROUPS = [[1, 2], [0], [0], [2, 1]]
 PINNED_DRAWS = [[0.8613972663879395, 0.12108606100082397], [0.1863754391670227, 0.16390782594680786]]
 SEEDS = st.integers(-(2**63), 2**63 - 1)
 
@@ -166,3 +170,106 @@ def test_any_step_can_be_the_first() -> None:
     for first in (1, 10, 11, 57):
         for part, everything in zip(order.batches(first, 20), whole, strict=True):
             np.testing.assert_array_equal(part, everything[first : first + 20])
+
+
+# the block shuffle
+
+
+def blocks_of(counts: list[int], group_bytes: int = 300, shuffle: bool = True) -> Blocks:
+    return Blocks(counts, [10 * count for count in counts], group_bytes, shuffle)
+
+
+COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(any)
+
+
+@settings(max_examples=60, deadline=None)
+@given(COUNTS, SEEDS, st.integers(0, 10**6), st.integers(1, 1000))
+def test_a_block_shuffle_has_one_place_for_every_example(
+    counts: list[int], seed: int, epoch: int, group_bytes: int
+) -> None:
+    order = blocks_of(counts, group_bytes).examples(seed, epoch, np.arange(sum(counts)))
+    np.testing.assert_array_equal(np.sort(order), np.arange(sum(counts)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(COUNTS, SEEDS, st.integers(0, 100), st.integers(1, 1000))
+def test_a_block_shuffle_reads_group_after_group(counts: list[int], seed: int, epoch: int, group_bytes: int) -> None:
+    """What the cache fetches ahead is what the places ask for, and two groups are no more than fit into it."""
+    blocks, ends = blocks_of(counts, group_bytes), np.cumsum(counts)
+    order, place = blocks.examples(seed, epoch, np.arange(sum(counts))), 0
+    for group in itertools.islice(blocks.groups_from(seed, epoch, 0), 100):
+        assert sum(10 * counts[shard] for shard in group) <= group_bytes or len(group) == 1
+        size = sum(counts[shard] for shard in group)
+        assert set(np.searchsorted(ends, order[place : place + size], side="right")) == {s for s in group if counts[s]}
+        for later in range(place, place + size):
+            assert next(blocks.groups_from(seed, epoch, later)) == group
+        place += size
+        if place == sum(counts):
+            return
+    raise AssertionError("the groups hold less than the split")
+
+
+def test_the_block_shuffle_is_pinned() -> None:
+    """A saved position means the same examples for ever."""
+    assert blocks_of([5, 3, 4], 80).examples(0, 0, np.arange(12)).tolist() == PINNED_BLOCKS
+    assert list(itertools.islice(blocks_of([5, 3, 4], 80).groups_from(0, 0, 0), 4)) == PINNED_GROUPS
+
+
+def test_epochs_of_a_block_shuffle_differ_in_shards_and_within_groups() -> None:
+    blocks, places = blocks_of([50] * 12, 1500), np.arange(600)
+    orders = [blocks.examples(seed, epoch, places) for seed in (0, 1) for epoch in (0, 1, 2)]
+    for first in range(len(orders)):
+        for second in range(first):
+            assert np.mean(orders[first] == orders[second]) < 0.02
+    firsts = {tuple(next(blocks.groups_from(0, epoch, 0))) for epoch in range(20)}
+    assert len(firsts) > 15
+    # Examples of one group come mixed: neighbours are seldom neighbours in the shard.
+    assert np.mean(np.abs(np.diff(orders[0])) == 1) < 0.05
+
+
+def test_a_block_shuffle_that_does_not_shuffle_keeps_the_stored_order() -> None:
+    blocks = blocks_of([5, 3, 4], 80, shuffle=False)
+    np.testing.assert_array_equal(blocks.examples(0, 3, np.arange(12)), np.arange(12))
+    assert list(itertools.islice(blocks.groups_from(0, 0, 6), 4)) == [[0, 1], [2], [0, 1], [2]]
+
+
+@pytest.mark.parametrize("remainder", list(Remainder))
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+def test_blocks_do_not_depend_on_the_number_of_replicas(replicas: int, remainder: Remainder) -> None:
+    blocks = blocks_of([30, 0, 20, 40, 13])
+    one, many = (
+        TrainingOrder(103, 5, BatchShape(16, 1, number), range(number), remainder, True, 2, blocks).batches(0, 20)
+        for number in (1, replicas)
+    )
+    for alone, together in ((one.examples, many.examples), (one.mask, many.mask), (one.draws, many.draws)):
+        np.testing.assert_array_equal(together.reshape(alone.shape), alone)
+
+
+def test_any_step_of_a_block_shuffle_can_be_the_first() -> None:
+    blocks = blocks_of([30, 0, 20, 40, 13])
+    order = TrainingOrder(103, 5, BatchShape(10), range(1), Remainder.pad, True, 0, blocks)
+    whole = order.batches(0, 40)
+    for first in (1, 10, 11, 27):
+        np.testing.assert_array_equal(order.batches(first, 10).examples, whole.examples[first : first + 10])
+        group = next(order.groups_from(first))
+        shards = np.searchsorted(np.cumsum([30, 0, 20, 40, 13]), whole.examples[first, 0], side="right")
+        assert shards in group
+
+
+@pytest.mark.parametrize("kind", ["full", "blocks"])
+def test_a_billion_examples_in_a_made_up_set_need_no_memory(kind: str) -> None:
+    """Ten thousand shards of a hundred thousand examples, 64 MiB each, through a cache of 16 GiB."""
+    counts = [100_000] * 10_000
+    blocks = Blocks(counts, [64 << 20] * len(counts), 8 << 30) if kind == "blocks" else None
+    order = TrainingOrder(10**9, 0, BatchShape(1024), range(1), Remainder.drop, True, 4, blocks)
+    an_epoch = steps_per_epoch(10**9, 1024, Remainder.drop)
+    tracemalloc.start()
+    seen = [order.batches(first, 8).examples for first in (0, an_epoch // 2, an_epoch - 8, 7 * an_epoch + 12345)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 << 20
+    for examples in seen[:3]:
+        assert len(np.unique(examples)) == examples.size
+    together = np.concatenate(seen[:3], axis=None)
+    assert len(np.unique(together)) == together.size
+    assert together.min() >= 0 and together.max() < 10**9

@@ -21,7 +21,7 @@ _HOP_HEADERS = {"connection", "content-length", "transfer-encoding"}
 class Fault:
     """What goes wrong with requests of `method` whose path and query match `path`."""
 
-    kind: str  # status | reset | cut | flip | flip_sent | lose_reply
+    kind: str  # status | reset | cut | flip | flip_sent | lose_reply | stall
     method: str
     path: str = ""
     status: int = 503
@@ -51,6 +51,7 @@ class FaultProxy(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.faults: list[Fault] = []
         self.seen: list[str] = []
+        self.released = threading.Event()  # until then, stalled answers do not come
         self.lock = threading.Lock()
 
     def fault_for(self, method: str, path: str) -> Fault | None:
@@ -97,6 +98,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(status, headers, answer[: len(answer) // 2], promised=len(answer))
             elif kind == "flip":
                 self._answer(status, headers, _flipped(answer))
+            elif kind == "stall":
+                self.server.released.wait(60)
+                self._reset()
             else:
                 self._answer(status, headers, answer)
 

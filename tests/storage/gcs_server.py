@@ -16,7 +16,7 @@ BUCKET = "convoy-tests"
 @contextmanager
 def running_gcs_server(folder: Path) -> Iterator[str]:
     """Serve one bucket on a free loopback port; the URL for STORAGE_EMULATOR_HOST."""
-    (folder / BUCKET).mkdir(parents=True)
+    (folder / BUCKET).mkdir(parents=True, exist_ok=True)  # another server may have had the folder before
     for _ in range(3):  # another process may take the port before the server does
         address = f"127.0.0.1:{_free_port()}"
         process = subprocess.Popen(_command(address, folder))

@@ -11,6 +11,11 @@ WRAPPED = """{{function_node __wrapped__IteratorGetNext}} Error in user-defined 
 CorruptRecord: a.tfrecord: corrupt record 3 at byte 90
 
 Traceback"""
+FULL = """{{function_node x}} BadSpec: the job has 1 problem
+  data.cache_dir=/cache - the disk is full: x - free some space
+Traceback"""
+AWAY = """{{function_node x}} StoreError: gs://b/a.tfrecord: cannot read - 503 - check the network
+Traceback"""
 HEARTBEAT = """Graph execution error:
 
 Detected at node while/CollectiveReduceV2 defined at:
@@ -22,6 +27,8 @@ RPC: /tensorflow.CoordinationService/Heartbeat"""
     ("error", "kind", "words"),
     [
         (tf.errors.InvalidArgumentError(None, None, WRAPPED), "bad_data", "a.tfrecord: corrupt record 3 at byte 90"),
+        (tf.errors.UnknownError(None, None, FULL), "bad_spec", "data.cache_dir=/cache - the disk is full"),
+        (tf.errors.UnknownError(None, None, AWAY), "infrastructure", "gs://b/a.tfrecord: cannot read - 503"),
         (CorruptRecord("b.tfrecord is cut off"), "bad_data", "b.tfrecord is cut off"),
         (tf.errors.DeadlineExceededError(None, None, HEARTBEAT), "infrastructure", "lost contact with another worker"),
         (StoreError("x: cannot write - No space left on device"), "no_capacity", "No space left on device"),
