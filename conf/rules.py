@@ -3,7 +3,9 @@
 import difflib
 import math
 import re
+from typing import Any
 
+from conf import augment_rules
 from conf.errors import BadSpec, Problem
 from conf.schema import Accelerator, ClusterSpec, DataSpec, JobSpec, StoreKind, SubmitKind, TrainerSpec, Verb
 
@@ -36,13 +38,17 @@ def nearest(word: str, known: tuple[str, ...] | list[str]) -> str:
 
 
 def batch_multiples(job: JobSpec) -> int | None:
-    """What the global batch must be a multiple of: workers x replicas x micro-batches; None until hosts are seen."""
+    """What the global batch must be a multiple of: workers x replicas x micro-batches; None until hosts are seen.
+
+    Twice that where examples are mixed in pairs.
+    """
     replicas = job.cluster.gpus_per_worker
     if replicas is None:
         if job.cluster.accelerator is not Accelerator.cpu:
             return None
         replicas = 1
-    return job.cluster.workers * replicas * job.trainer.accumulation_steps
+    pairs = 2 if augment_rules.mixes(job.data.augment) else 1
+    return job.cluster.workers * replicas * job.trainer.accumulation_steps * pairs
 
 
 def batch_problem(batch: int, multiple: int, shape: str) -> Problem | None:
@@ -77,12 +83,23 @@ def _names(job: JobSpec) -> list[Problem]:
     ):
         if word not in known:
             problems.append(Problem(field, word, "there is none of this name", nearest(word, known)))
-    if job.trainer.class_weights not in (None, "balanced"):
-        law = "class weights are null or balanced"
-        problems.append(
-            Problem("trainer.class_weights", job.trainer.class_weights, law, "trainer.class_weights=balanced")
-        )
-    return problems
+    return problems + _class_weights(job.trainer.class_weights)
+
+
+def _class_weights(weights: Any) -> list[Problem]:
+    """`weights` is whatever the user wrote."""
+    cure = "trainer.class_weights=balanced, or trainer.class_weights={cat: 2.0, dog: 1.0}"
+    if weights in (None, "balanced"):
+        return []
+    if not isinstance(weights, dict) or not weights:
+        law = "class weights are null or balanced, or a number for each class"
+        return [Problem("trainer.class_weights", weights, law, cure)]
+    law = "the weight of a class is a number, 0 or more"
+    return [
+        Problem(f"trainer.class_weights.{name}", weight, law, cure)
+        for name, weight in weights.items()
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf
+    ]
 
 
 def _positive(job: JobSpec) -> list[Problem]:
@@ -143,12 +160,7 @@ def _data(data: DataSpec) -> list[Problem]:
     for name, count in (("data.memory_bytes", data.memory_bytes), ("data.max_corrupt", data.max_corrupt)):
         if count < 0:
             problems.append(Problem(name, count, "must be at least 0", f"{name}=0 switches it off"))
-    if not 0 < data.augment.crop_min_area <= 1:
-        law = "the smallest share of an image that a crop keeps is in (0, 1]"
-        problems.append(
-            Problem("data.augment.crop_min_area", data.augment.crop_min_area, law, "1 switches cropping off")
-        )
-    return problems
+    return problems + augment_rules.problems(data)
 
 
 def _lengths(trainer: TrainerSpec) -> list[Problem]:
@@ -166,6 +178,8 @@ def _batches(job: JobSpec) -> list[Problem]:
         return []
     workers, replicas = job.cluster.workers, job.cluster.gpus_per_worker or 1
     shape = f"{workers} workers x {replicas} replicas x {job.trainer.accumulation_steps} micro-batches"
+    if augment_rules.mixes(job.data.augment):
+        shape += " x 2, for MixUp and CutMix take pairs"
     problem = batch_problem(job.trainer.global_batch_size, multiple, shape)
     return [problem] if problem else []
 
@@ -181,8 +195,6 @@ def _shares(job: JobSpec) -> list[Problem]:
         "trainer.label_smoothing": (job.trainer.label_smoothing, 1.0),
         "trainer.model.dropout": (job.trainer.model.dropout, 1.0),
         "trainer.optimizer.momentum": (job.trainer.optimizer.momentum, 1.0),
-        "data.augment.brightness": (job.data.augment.brightness, 1.01),
-        "data.augment.contrast": (job.data.augment.contrast, 1.01),
     }
     for name, (value, limit) in ranges.items():
         if not 0 <= value < limit:

@@ -82,6 +82,15 @@ class BatchNormSync(Enum):
     synchronized = "batch statistics over all replicas in every step"
 
 
+class Pixels(Enum):
+    """What the first layers of a model make of pixels 0..255."""
+
+    own = "what the family was designed for"
+    unit = "0..1"
+    signed = "-1..1"
+    imagenet = "0..1, minus the mean and over the deviation of ImageNet's colours"
+
+
 class Standby(Enum):
     """Whether workers are forked from a process that has TensorFlow imported already."""
 
@@ -126,8 +135,21 @@ class AugmentSpec:
     flip: bool = False  # mirror left to right, half of the images
     pad_crop: int = 0  # pixels of reflected border, then a random crop back to the image's size
     crop_min_area: float = 1.0  # random resized crop: smallest share of the image that is kept; 1 is no crop
+    crop_min_ratio: float = 0.75  # of such a crop, width to height: the narrowest...
+    crop_max_ratio: float = 1.3333333333333333  # ...and the widest
     brightness: float = 0.0  # largest change, as a share of the full range
     contrast: float = 0.0  # contrast factor is drawn from [1 - contrast, 1 + contrast]
+    saturation: float = 0.0  # away from grey or towards it, by a factor from [1 - saturation, 1 + saturation]
+    hue: float = 0.0  # largest turn of the circle of hues; 0.5 reaches every hue
+    rotation: float = 0.0  # largest angle either way, in degrees; what comes in from outside is the mirrored image
+    translation: float = 0.0  # largest shift either way, as a share of the side
+    shear: float = 0.0  # largest slant either way, in degrees
+    zoom: float = 0.0  # size is multiplied by a factor from [1 - zoom, 1 + zoom]
+    erasing: float = 0.0  # share of the images of which a rectangle (0.02..0.33 of it) gets their mean colour
+    randaugment_ops: int = 0  # RandAugment: changes an image, drawn from fourteen
+    randaugment_magnitude: float = 9.0  # RandAugment: their strength, 0..30
+    mixup: float = 0.0  # MixUp: alpha of the Beta distribution that the shares of two images come from
+    cutmix: float = 0.0  # CutMix: the same of the shares of their areas; with both, each takes half of the images
 
 
 @dataclass
@@ -167,6 +189,7 @@ class ModelSpec:
     dropout: float = 0.0  # before the last layer
     image_size: int | None = None  # the size it was designed for; data.image_size overrides it
     min_image_size: int = 1
+    pixels: Pixels = Pixels.own  # how pixels are normalised, as first layers of the model
     batch_norm: BatchNormSync = BatchNormSync.average
     options: dict[str, Any] = field(default_factory=dict)  # what this family alone understands
 
@@ -216,7 +239,7 @@ class TrainerSpec:
     best_metric: str = "validation_accuracy"  # or validation_loss, of which less is better
     keep_every_steps: int | None = None  # and those at multiples of it, for ever
     label_smoothing: float = 0.0
-    class_weights: str | None = None  # null | balanced
+    class_weights: Any = None  # null | balanced | {class: weight, ...}; classes that are not named weigh 1
     deterministic: bool = False  # same bits in every run on CPUs, at some cost
     evaluate_at_end: bool = True  # the test split (else validation), into report/metrics.json
     export_at_end: bool = True  # a SavedModel into export/saved_model

@@ -19,9 +19,13 @@ from functools import partial
 import numpy as np
 import tensorflow as tf
 
+from conf.augment_rules import mixes
 from conf.errors import BadSpec
 from conf.schema import AugmentSpec, DataSpec, Order
-from data_pipeline.augment import NUM_DRAWS, augment_batch, augment_image, crop_window, is_active
+from data_pipeline.augment import augment_batch, augment_image
+from data_pipeline.augment.columns import is_active, num_draws
+from data_pipeline.augment.crop import crop_window
+from data_pipeline.augment.mix import mix_neighbours
 from data_pipeline.batches import BatchOrder, ChosenOrder, EvaluationOrder, TrainingOrder
 from data_pipeline.images import decode, decode_crop, parse, resize, shape_of
 from data_pipeline.manifest import Manifest
@@ -54,9 +58,10 @@ def training_dataset(
     if not steps_per_epoch(reader.num_examples, shape.global_batch_size, data.remainder):
         law = f"there are only {reader.num_examples} training examples, less than one batch"
         raise BadSpec.of("trainer.global_batch_size", shape.global_batch_size, law, "less, or data.remainder=pad")
-    num_draws = NUM_DRAWS if is_active(data.augment) else 0
+    refuse_odd_pairs(data, shape)
+    drawn = num_draws(data.augment)
     blocks = _blocks(reader, data)
-    order = TrainingOrder(reader.num_examples, seed, shape, replicas, data.remainder, data.shuffle, num_draws, blocks)
+    order = TrainingOrder(reader.num_examples, seed, shape, replicas, data.remainder, data.shuffle, drawn, blocks)
     return _dataset(order, start_step, reader, manifest, data, data.augment, image_size)
 
 
@@ -106,6 +111,16 @@ def _blocks(reader: RecordReader, data: DataSpec) -> Blocks | None:
     if data.order is Order.full or (data.order is Order.auto and not streamed):
         return None
     return Blocks([shard.num_examples for shard in reader.shards], reader.shard_bytes, data.cache_bytes // 2)
+
+
+def refuse_odd_pairs(data: DataSpec, shape: BatchShape) -> None:
+    """Raise BadSpec where MixUp or CutMix would find an example without a partner in its micro-batch."""
+    if mixes(data.augment) and shape.micro_batch_size % 2:
+        pieces = 2 * shape.global_batch_size // shape.micro_batch_size
+        law = f"MixUp and CutMix take pairs, so it must be a multiple of {pieces}"
+        below = shape.global_batch_size // pieces * pieces
+        nearest = ", ".join(str(size) for size in (below, below + pieces) if size)
+        raise BadSpec.of("trainer.global_batch_size", shape.global_batch_size, law, f"nearest: {nearest}")
 
 
 def _dataset(
@@ -187,13 +202,14 @@ def _gathered(
 
     @do_not_convert
     def element(batch: Element) -> Element:
-        return {
+        found = {
             "image": augment_batch(tf.gather(pixels, batch["example"]), batch["draws"], augment),
             "label": tf.gather(labels, batch["example"]),
             "mask": batch["mask"] * tf.gather(whole, batch["example"]),
             "weight": tf.gather(weights, batch["example"]),
             "batch_examples": batch["batch_examples"],
         }
+        return mix_neighbours(found, batch["draws"], augment) if mixes(augment) else found
 
     return batches.map(element, tf.data.AUTOTUNE)
 
@@ -244,20 +260,32 @@ def _streamed(
     def one(example: Element) -> Element:
         encoded, label, weight = parse(example["record"], reader.encoding)
         if augment.crop_min_area < 1:
-            image = decode_crop(
-                encoded, crop_window(shape_of(encoded), example["draws"], augment.crop_min_area), data.channels
-            )
+            image = decode_crop(encoded, crop_window(shape_of(encoded), example["draws"], augment), data.channels)
         else:
             image = decode(encoded, data.channels)
         image = resize(image, image_size)
         if is_active(augment):
             image = augment_image(image, example["draws"], augment)
         kept = {"mask": example["mask"] * _is_whole(example["record"]), "batch_examples": example["batch_examples"]}
-        return {"image": image, "label": label, "weight": weight} | kept
+        drawn = {"draws": example["draws"]} if mixes(augment) else {}
+        return {"image": image, "label": label, "weight": weight} | kept | drawn
 
     @do_not_convert
     def element(batch: Element) -> Element:
         return batch | {"batch_examples": batch["batch_examples"][0]}
 
-    examples = batches.map(read, _READS_AT_ONCE).unbatch()
-    return examples.map(one, tf.data.AUTOTUNE).batch(size, drop_remainder=True).map(element)
+    examples = batches.map(read, _READS_AT_ONCE).unbatch().map(one, tf.data.AUTOTUNE)
+    if mixes(augment):
+        examples = _mixed(examples, augment)
+    return examples.batch(size, drop_remainder=True).map(element)
+
+
+def _mixed(examples: tf.data.Dataset, augment: AugmentSpec) -> tf.data.Dataset:
+    """The examples with neighbours mixed, pair by pair: a large batch as a whole would leave the processor's cache."""
+
+    @do_not_convert
+    def pair(two: Element) -> Element:
+        draws = two.pop("draws")
+        return mix_neighbours(two, draws, augment)
+
+    return examples.batch(2, drop_remainder=True).map(pair, tf.data.AUTOTUNE).unbatch()

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from conf import rules
+from conf.errors import BadSpec, Problem
 from conf.schema import TrainerSpec
 from data_pipeline.manifest import Manifest
 
@@ -25,18 +27,51 @@ class Objective:
         targets = tf.one_hot(labels, self.num_classes, 1 - self.label_smoothing + off, off)
         return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
 
-    def weights(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        """What each example of a batch weighs: its own weight, times its class's; 0 for padding. [n] float32."""
-        weights = batch["mask"] * batch["weight"]
-        if self.class_weights is not None:
-            weights *= tf.gather(tf.constant(self.class_weights, tf.float32), batch["label"])
-        return weights
+    def weighted(self, batch: dict[str, tf.Tensor], logits: tf.Tensor) -> tf.Tensor:
+        """The loss of each example times what it weighs: [n] float32.
+
+        That is its own weight, times its class's; 0 for padding. The loss of a mixed example is that of its two labels,
+        each with its weights, in their shares: without weights, the cross-entropy with the mixed targets.
+        """
+        losses = self.losses(batch["label"], logits) * self._weights(batch["label"], batch["weight"])
+        if "mix" in batch:
+            others = self.losses(batch["label2"], logits) * self._weights(batch["label2"], batch["weight2"])
+            losses = batch["mix"] * losses + (1 - batch["mix"]) * others
+        return losses * batch["mask"]
+
+    def _weights(self, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        if self.class_weights is None:
+            return weights
+        return weights * tf.gather(tf.constant(self.class_weights, tf.float32), labels)
+
+
+def main_labels(batch: dict[str, tf.Tensor]) -> tf.Tensor:
+    """The label of each example; of a mixed one, that with the larger share. int32 [n]."""
+    if "mix" not in batch:
+        return batch["label"]
+    return tf.where(batch["mix"] >= 0.5, batch["label"], batch["label2"])
 
 
 def make_objective(trainer: TrainerSpec, manifest: Manifest) -> Objective:
     """The objective of a recipe on a prepared set."""
-    weights = balanced_weights(manifest.splits["train"].class_counts) if trainer.class_weights == "balanced" else None
-    return Objective(manifest.num_classes, trainer.label_smoothing, weights)
+    return Objective(manifest.num_classes, trainer.label_smoothing, class_weights(trainer, manifest))
+
+
+def class_weights(trainer: TrainerSpec, manifest: Manifest) -> tuple[float, ...] | None:
+    """The weight of each class: given by name (others weigh 1), balanced, or None. BadSpec for an unknown class."""
+    if trainer.class_weights is None:
+        return None
+    if trainer.class_weights == "balanced":
+        return balanced_weights(manifest.splits["train"].class_counts)
+    given = {str(name): float(weight) for name, weight in trainer.class_weights.items()}
+    unknown = [name for name in given if name not in manifest.classes]
+    if unknown:
+        law = f"the data has no class of this name, among its {manifest.num_classes}"
+        raise BadSpec(
+            Problem(f"trainer.class_weights.{name}", given[name], law, rules.nearest(name, manifest.classes))
+            for name in unknown
+        )
+    return tuple(given.get(name, 1.0) for name in manifest.classes)
 
 
 def balanced_weights(counts: list[int]) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from conf.schema import OptimizerSpec
-from trainer.objective import Objective
+from trainer.objective import Objective, main_labels
 from trainer.parts import Batch, sum_over_parts
 from trainer.precision import LossScale
 from trainer.strategy import reduction_options
@@ -119,7 +119,7 @@ class TrainingStep:
         variables = self._variables
         with tf.GradientTape() as tape:
             logits = self.model(batch["image"], training=True)
-            losses = self.objective.losses(batch["label"], logits) * self.objective.weights(batch)
+            losses = self.objective.weighted(batch, logits)
             loss = tf.reduce_sum(losses) / tf.maximum(batch["batch_examples"], 1.0)
             if self.model.losses:
                 shares = self.strategy.num_replicas_in_sync * self._num_parts
@@ -130,7 +130,7 @@ class TrainingStep:
             tf.zeros(v.shape, v.dtype) if g is None else tf.convert_to_tensor(g)
             for g, v in zip(gradients, variables, strict=True)
         ]
-        right = tf.cast(tf.argmax(logits, -1, tf.int32) == batch["label"], tf.float32) * batch["mask"]
+        right = tf.cast(tf.argmax(logits, -1, tf.int32) == main_labels(batch), tf.float32) * batch["mask"]
         totals = tf.stack([loss, tf.reduce_sum(right), tf.reduce_sum(batch["mask"])])
         return dense, tf.cast(totals, tf.float64)
 

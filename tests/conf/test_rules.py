@@ -1,6 +1,7 @@
 """The schema, its files and its rules."""
 
 import dataclasses
+import re
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -74,14 +75,27 @@ BAD = [
     ("trainer.epochs=null", "has a length", ""),
     ("cluster.max_restarts=-1", "at least 0", ""),
     ("data.channels=2", "grey (1) or RGB (3)", ""),
-    ("trainer.class_weights=heavy", "null or balanced", ""),
+    ("trainer.class_weights=heavy", "null or balanced", "{cat: 2.0, dog: 1.0}"),
+    ("trainer.class_weights={cat: heavy}", "the weight of a class is a number", ""),
+    ("trainer.class_weights={cat: -1}", "0 or more", ""),
+    ("data.augment.rotation=200", "degrees in [0, 180]", "data.augment.rotation=0"),
+    ("data.augment.randaugment_ops=9", "a number of changes in [0, 8]", ""),
+    ("data.augment.mixup=-0.1", "alpha of a Beta distribution", ""),
+    ("data.augment.zoom=nan", "in [0, 0.9]", ""),
+    ("data.augment.crop_min_ratio=2", "no wider than the widest", ""),
+    ("data.augment.hue=0.1", "grey images", "data.channels=3"),
+    (
+        "data.augment.cutmix=1 trainer.global_batch_size=36 cluster=4gpu",
+        "multiple of 8 (1 workers x 4 replicas x 1 micro-batches x 2, for MixUp and CutMix take pairs)",
+        "32, 40",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("words", "law", "cure"), BAD)
 def test_a_bad_job_is_refused_with_its_law_and_cure(words, law, cure):
     with pytest.raises(BadSpec) as caught:
-        rules.check(job(*words.split()))
+        rules.check(job(*re.split(r" (?=[a-z_.]+=)", words)))
     (problem,) = caught.value.problems
     assert law in problem.law and cure in problem.cure
     assert str(problem).startswith(f"{problem.field}=")

@@ -9,7 +9,8 @@ import tensorflow as tf
 from PIL import Image
 
 from conf.schema import AugmentSpec, DataSpec
-from data_pipeline.augment import (
+from data_pipeline.augment import augment_batch, augment_image
+from data_pipeline.augment.columns import (
     AREA,
     BRIGHTNESS,
     CONTRAST,
@@ -20,11 +21,9 @@ from data_pipeline.augment import (
     PAD_X,
     PAD_Y,
     RATIO,
-    augment_batch,
-    augment_image,
-    crop_window,
     is_active,
 )
+from data_pipeline.augment.crop import crop_window
 from data_pipeline.images import decode_crop
 from data_pipeline.manifest import Manifest
 from data_pipeline.order import BatchShape, draws
@@ -94,7 +93,8 @@ def test_nothing_is_changed_unasked(images: np.ndarray) -> None:
 @pytest.mark.parametrize(("height", "width"), [(427, 640), (50, 50), (30, 400), (1, 1)])
 @pytest.mark.parametrize("min_area", [0.08, 0.5])
 def test_random_resized_crops_lie_inside_and_have_their_area(height: int, width: int, min_area: float) -> None:
-    windows = tf.function(lambda draw: crop_window(tf.constant([height, width]), draw, min_area))
+    augment = AugmentSpec(crop_min_area=min_area)
+    windows = tf.function(lambda draw: crop_window(tf.constant([height, width]), draw, augment))
     many = draws(1, 0, np.arange(300), NUM_DRAWS)
     found = np.stack([windows(tf.constant(draw)).numpy() for draw in many])
     y, x, crop_height, crop_width = found.T

@@ -8,7 +8,7 @@ import keras
 from conf.errors import BadSpec
 from conf.schema import ModelSpec
 from trainer.models.head import add_head
-from trainer.models.pixels import to_rgb
+from trainer.models.pixels import Normalisation, normalise, to_rgb
 
 #: How Keras says that it could not fetch, or could not use, a file of weights.
 WEIGHTS_ERRORS = (OSError, ValueError, TypeError, KeyError)
@@ -16,14 +16,14 @@ WEIGHTS_ERRORS = (OSError, ValueError, TypeError, KeyError)
 
 def build_application(
     backbone: Callable[..., keras.Model],
-    preprocess: Callable[[keras.KerasTensor], keras.KerasTensor],
+    preprocess: Normalisation,
     shape: tuple[int, int, int],
     num_classes: int,
     spec: ModelSpec,
 ) -> keras.Model:
-    """`backbone` without its top, averaged over positions, under a new head."""
+    """`backbone` without its top, averaged over positions, under a new head; `preprocess` is its own normalisation."""
     pixels = keras.Input(shape, name="image")
-    images = preprocess(to_rgb(pixels))
+    images = normalise(to_rgb(pixels), spec, preprocess)
     body = backbone(include_top=False, weights=None, input_tensor=images, pooling="avg")
     model = keras.Model(pixels, add_head(body.output, num_classes, spec.dropout), name=spec.name)
     if spec.weights != "none":

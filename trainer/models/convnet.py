@@ -7,7 +7,7 @@ import keras
 from conf.errors import BadSpec
 from conf.schema import ModelSpec
 from trainer.models.head import add_head
-from trainer.models.pixels import to_unit
+from trainer.models.pixels import normalise, to_unit
 
 
 def mixes_examples(spec: ModelSpec) -> bool:
@@ -36,7 +36,7 @@ def build(
     if padding not in ("same", "valid"):
         raise BadSpec.of("trainer.model.options.padding", padding, "is same or valid", "padding=same keeps the size")
     pixels = keras.Input(shape, name="image")
-    x = to_unit(pixels)
+    x = normalise(pixels, spec, to_unit)
     for number, width in enumerate(filters, start=1):
         x = keras.layers.Conv2D(width, 3, padding=padding, name=f"conv{number}", use_bias=not batch_norm)(x)
         if batch_norm:

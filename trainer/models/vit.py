@@ -9,7 +9,7 @@ from conf import rules
 from conf.errors import BadSpec
 from conf.schema import ModelSpec
 from trainer.models.head import add_head
-from trainer.models.pixels import to_signed
+from trainer.models.pixels import normalise, to_signed
 
 
 class Size(NamedTuple):
@@ -57,7 +57,7 @@ def build(
         raise BadSpec.of("data.image_size", shape[0], law, cure)
     width, depth, heads = SIZES[size]
     pixels = keras.Input(shape, name="image")
-    x = keras.layers.Conv2D(width, patch, strides=patch, name="patches")(to_signed(pixels))
+    x = keras.layers.Conv2D(width, patch, strides=patch, name="patches")(normalise(pixels, spec, to_signed))
     x = keras.layers.Reshape((-1, width), name="tokens")(x)
     x = TokensWithPlaces(name="places")(x)
     for number in range(depth):
