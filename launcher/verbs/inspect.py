@@ -8,7 +8,7 @@ from conf.schema import DataSpec, JobSpec
 from launcher.compose import Asked
 from launcher.console import Console, refuse, show
 from launcher.errand import Failed, run_errand
-from launcher.saved import existing_run
+from launcher.saved import amended, existing_run
 from storage.data_dir import is_prepared
 from storage.store import StoreError
 
@@ -30,7 +30,7 @@ def readable(asked: Asked) -> JobSpec:
 
     `data.path=URL` of a prepared set is enough: where no other `data` was asked for, it is read as data=tfrecord.
     """
-    job = existing_run(asked)[1] if asked.job.run_id is not None else asked.job
+    job = _of_run(asked) if asked.job.run_id is not None else asked.job
     data = job.data
     if data.name != PREPARED and data.path is not None and _holds_set(data.path):
         if "data" in asked.typed or asked.job.run_id is not None:
@@ -45,6 +45,12 @@ def readable(asked: Asked) -> JobSpec:
             cure = "give the folder that job=prepare wrote (it says which)"
         raise BadSpec.of("data", job.data.name, f"there is no prepared set in {url}", cure)
     return job
+
+
+def _of_run(asked: Asked) -> JobSpec:
+    """The job of a run, with what was typed: to look at another augmentation changes nothing of the run."""
+    _, saved = existing_run(dataclasses.replace(asked, touched=frozenset(), typed=frozenset()))
+    return amended(saved, asked)
 
 
 def _holds_set(url: str) -> bool:

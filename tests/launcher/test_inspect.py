@@ -4,7 +4,9 @@ import pytest
 
 from conf.errors import BadSpec
 from launcher.compose import compose
+from launcher.saved import freeze
 from launcher.verbs.inspect import readable
+from storage.run_dir import RunDir, checkpoint_name
 
 
 @pytest.fixture
@@ -36,3 +38,12 @@ def test_what_is_missing_is_refused_with_what_to_type(prepared, tmp_path, words,
     with pytest.raises(BadSpec) as refused:
         readable(compose(["job=inspect", f"storage.root={tmp_path}/runs", *words]))
     assert said.format(set=prepared) in str(refused.value)
+
+
+def test_the_data_of_a_run_may_be_looked_at_with_another_augmentation(prepared, tmp_path):
+    words = [f"storage.root={tmp_path}/runs", "run_id=x"]
+    run_dir = RunDir(f"{tmp_path}/runs", "x")
+    freeze(run_dir, compose([*words, "data=tfrecord", f"data.path={prepared}", "data.image_size=9"]).job)
+    run_dir.write_json(f"{checkpoint_name(20)}/manifest.json", {})
+    data = readable(compose(["job=inspect", *words, "data.augment.flip=true"])).data
+    assert (data.name, data.path, data.image_size, data.augment.flip) == ("tfrecord", prepared, 9, True)
