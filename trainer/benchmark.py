@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from conf import exit_codes
 from data_pipeline.pipeline import decoded_bytes, is_kept_in_memory
@@ -22,6 +24,8 @@ from trainer.verdict import Setting, Speeds, judge
 
 #: Of the measured time, before it: buffers fill and clocks settle.
 WARM_UP = 0.25
+#: Of the measured time, at most, in one call of the compiled loop, so that phases end about when they should.
+CALL_SHARE = 0.2
 #: (wish to stop) -> examples of one call, and whether all stop.
 Turn = Callable[[bool], tuple[float, bool]]
 
@@ -41,11 +45,13 @@ class Measured:
 
 def benchmark(session: Session, run: RunDir) -> int:
     """Measure and report. Returns an exit code: DONE, or STOPPED when it was asked to stop."""
-    phases = {
-        "reader": slowest(session, _timed(session, "the reader", _reading(session))),
-        "model": _timed(session, "the model", _stepping(session, _fixed_batch(session))),
-        "both": _timed(session, "both", _stepping(session, session.training_batches(0))),
-    }
+    channel = session.channel
+    channel.say("progress", phase="measuring the reader")
+    phases = {"reader": slowest(session, _timed(session, "the reader", _reading(session)))}
+    channel.say("progress", phase="measuring the model", examples_per_s=None)
+    phases["model"] = _timed(session, "the model", _stepping(session, _fixed_batch(session)))
+    channel.say("progress", phase="measuring both", examples_per_s=None)
+    phases["both"] = _timed(session, "both", _stepping(session, session.training_batches(0)))
     if session.channel.stop_requested:
         return exit_codes.STOPPED
     found = report(session, phases)
@@ -99,26 +105,27 @@ def setting(session: Session) -> Setting:
 
 def slowest(session: Session, own: Measured) -> Measured:
     """What the readers of all workers give together: a step waits for the slowest of them."""
-    topology = session.topology
-    if topology.num_workers == 1:
-        return own
-    mine = tf.one_hot(topology.rank, topology.num_workers, own.examples_per_s, 0.0, dtype=tf.float64)
+    speeds = told_by_all(session, own.examples_per_s)
+    return Measured(float(speeds.min()) * len(speeds) * own.seconds, own.seconds)
+
+
+def told_by_all(session: Session, value: float) -> NDArray[np.float64]:
+    """Each worker's `value`, at its rank; the same on all of them. Every worker has to call it."""
+    workers, strategy = session.topology.num_workers, session.strategy
+    if workers == 1:
+        return np.array([value])
+    mine = tf.one_hot(session.topology.rank, workers, value, 0.0, dtype=tf.float64)
 
     @tf.function
     def sums() -> tf.Tensor:
-        return session.strategy.reduce(
-            tf.distribute.ReduceOp.SUM, session.strategy.run(lambda: tf.identity(mine)), axis=None
-        )
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: tf.identity(mine)), axis=None)
 
-    rate = float(sums().numpy().min()) / topology.local_replicas * topology.num_workers
-    return Measured(rate * own.seconds, own.seconds)
+    return np.asarray(sums().numpy() / session.topology.local_replicas)
 
 
 def _timed(session: Session, what: str, turn: Turn) -> Measured:
-    """Calls of `turn` for the asked seconds, after a first one, which traces and compiles, and some to warm up."""
+    """Calls of `turn` for the asked seconds, after some to warm up."""
     seconds, channel = session.job.benchmark.seconds, session.channel
-    channel.say("progress", phase=f"measuring {what}", examples_per_s=None)
-    turn(False)
     for length in (WARM_UP * seconds, seconds):
         examples, begun, stops = 0.0, time.perf_counter(), False
         while not stops:
@@ -141,12 +148,21 @@ def _reading(session: Session) -> Turn:
             examples += tf.reduce_sum(next(batches)["mask"])
         return examples
 
+    count(iterator, elements)  # traces and compiles
     return lambda stop: (float(count(iterator, elements).numpy()), stop)
 
 
 def _stepping(session: Session, batches: Iterator[Batch]) -> Turn:
-    """The steps of training on `batches`, as training takes them between two looks of Python."""
-    run, num_steps = compile_step(session.step), session.job.trainer.steps_per_loop
+    """The steps of training on `batches`: as many between two looks of Python as training takes, or, where they are
+    long, as fit into a fraction of the asked time.
+    """
+    run = compile_step(session.step)
+    run(batches, 1, False)  # traces and compiles
+    begun = time.perf_counter()
+    run(batches, 1, False).numpy()
+    step_s = float(told_by_all(session, time.perf_counter() - begun).max())
+    fitting = int(CALL_SHARE * session.job.benchmark.seconds / step_s)
+    num_steps = min(max(fitting, 1), session.job.trainer.steps_per_loop)  # all workers have found the same number
 
     def turn(stop: bool) -> tuple[float, bool]:
         totals = run(batches, num_steps, stop).numpy()
