@@ -17,7 +17,7 @@ def summary(manifest: Manifest) -> list[str]:
     facts = [
         ("prepared set", f"{manifest.name} in {manifest.url}"),
         ("digest", f"{manifest.digest}, seed {manifest.seed}"),
-        ("images", sizes(manifest.images)),
+        ("images", f"{sizes(manifest.images)}, stored as {manifest.encoding}"),
         ("classes", str(manifest.num_classes)),
         ("written by", ", ".join(f"{name} {version}" for name, version in sorted(manifest.versions.items()))),
     ]

@@ -14,6 +14,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from conf import exit_codes
+from conf.schema import Encoding
 from data_pipeline.pipeline import decoded_bytes, is_kept_in_memory
 from storage import run_dir as names
 from storage.run_dir import RunDir
@@ -99,6 +100,7 @@ def setting(session: Session) -> Setting:
         decoded_bytes=decoded_bytes(examples, manifest, data, session.image_size),
         kept_in_memory=is_kept_in_memory(examples, manifest, data, data.augment, session.image_size),
         crops=data.augment.crop_min_area < 1,
+        stored_as_files=manifest.encoding == Encoding.files.name,
         host_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
     )
 

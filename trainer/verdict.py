@@ -51,6 +51,7 @@ class Setting:
     kept_in_memory: bool  # they are decoded once, and gathered
     crops: bool  # each epoch decodes another part of the image
     host_bytes: int  # memory of the host
+    stored_as_files: bool  # each image has to be decoded
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,8 @@ def _for_input(setting: Setting) -> Iterator[tuple[str, str]]:
             side = round(CROP_ROOM * setting.image_size)
             why = f"prepares smaller images: those stored have up to {setting.largest_side} pixels a side"
             yield f"data.max_side={side}", f"{why}, the model sees {setting.image_size}"
+        if setting.stored_as_files:
+            yield "data.encoding=pixels", "prepares decoded images: several times the disk, no decoding while training"
     yield "cluster=...", "more workers on more hosts, or hosts with more cores: each worker reads with all of its host"
 
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageFont
 from sklearn.datasets import load_digits
 
 from conf.errors import BadSpec
-from conf.schema import AugmentSpec, BadRecord, DataSpec, InspectSpec, JobSpec, Remainder, StorageSpec
+from conf.schema import AugmentSpec, BadRecord, DataSpec, Encoding, InspectSpec, JobSpec, Remainder, StorageSpec
 from data_pipeline.batches import ChosenOrder
 from data_pipeline.inspect import augmented_examples, inspect, sheet_name
 from data_pipeline.manifest import Manifest, Shard, Split
@@ -63,8 +63,9 @@ def test_the_sheets_of_digits_show_the_first_of_each_class_as_scikit_learn_has_t
     assert len(list(tmp_path.glob("class_*.png"))) == 10
 
 
-def test_the_sheets_of_photographs_show_the_pixels_of_their_files(folder, prepare_set, tmp_path):
-    manifest = prepare_set(name="folder", path=str(folder), num_shards=2)
+@pytest.mark.parametrize("encoding", Encoding)
+def test_the_sheets_of_photographs_show_the_pixels_of_their_files(encoding, folder, prepare_set, tmp_path):
+    manifest = prepare_set(name="folder", path=str(folder), num_shards=2, encoding=encoding)
     inspected(manifest, tmp_path / "sheets", examples=50, tile=96)
     examples = stored(manifest, "train")
     for label, name in enumerate(manifest.classes):

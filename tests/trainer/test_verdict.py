@@ -18,6 +18,7 @@ PHOTOS = Setting(
     kept_in_memory=False,
     crops=True,
     host_bytes=64 << 30,
+    stored_as_files=False,
 )
 STARVED, SATED = Speeds(500, 2000, 490), Speeds(5000, 2000, 1950)
 
@@ -51,6 +52,13 @@ def test_advice_for_a_job_that_waits_for_its_input():
     assert words(STARVED, fits)[0] == f"data.memory_bytes={16 << 30}"
     assert words(STARVED, replace(fits, decoded_bytes=(16 << 30) + 1))[0] == "data.max_side=256"
     assert words(STARVED, replace(fits, kept_in_memory=True)) == ["cluster=..."]
+
+
+def test_images_that_are_decoded_again_and_again_are_better_stored_decoded():
+    files = replace(PHOTOS, stored_as_files=True)
+    assert words(STARVED, files) == ["data.max_side=256", "data.encoding=pixels", "cluster=..."]
+    assert words(STARVED, replace(files, crops=False, kept_in_memory=True)) == ["cluster=..."]
+    assert "data.encoding=pixels" not in words(SATED, files)
 
 
 def test_advice_for_a_job_that_waits_for_its_model():
