@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from conf.augment_rules import mixes
 from conf.data_url import data_url
 from conf.errors import BadSpec
 from conf.exit_codes import BAD_SPEC, DONE, FAILED
@@ -100,7 +101,9 @@ def _augmented_sheet(store: Store, job: JobSpec, manifest: Manifest) -> str:
         labels = [key, *(f"epoch {epoch}" for epoch in range(len(seen) - 1))]
         rows.append([Tile(pixels_picture(images[row]), text) for images, text in zip(seen, labels, strict=True)])
     changed = ", ".join(f"{name}={value}" for name, value in vars(job.data.augment).items() if value != _off(name))
-    title = f"augmented, seed {job.seed}: {changed}"
+    # Two rows each are put together; in training an example finds another partner in every epoch.
+    pairs = " (mixed in pairs of rows)" if mixes(job.data.augment) else ""
+    title = f"augmented, seed {job.seed}{pairs}: {changed}"
     store.put(AUGMENTED, png_bytes(draw_sheet(title, rows, job.inspect.tile)))
     return AUGMENTED
 
