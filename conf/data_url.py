@@ -4,9 +4,10 @@ import hashlib
 import json
 import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from conf.errors import BadSpec
+from conf.errors import BadSpec, Problem
 from conf.schema import DataSpec, Encoding, JobSpec
 
 #: The name of data that is prepared already: data.path is the prepared set itself.
@@ -42,6 +43,20 @@ def data_digest(data: DataSpec, seed: int) -> str:
     if data.name == "synthetic":
         decides["drawn"] = [data.num_examples, data.num_classes, data.image_size, data.channels]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def local_source(data: DataSpec) -> Path | None:
+    """The path on this machine that the job reads images from; None for prepared, drawn and published data."""
+    if data.name == PREPARED or data.path is None or "://" in data.path:
+        return None
+    return Path(data.path).expanduser().absolute()
+
+
+def source_changed(data: DataSpec, url: str, changed: str) -> Problem:
+    """What a job is told whose data was prepared from a source that is not as it was."""
+    law = f"it has changed since it was prepared into {url}: {changed}"
+    cure = f"prepare it anew with data.out=ANOTHER, or remove {url}; as it was then it is data=tfrecord data.path={url}"
+    return Problem("data.path", data.path, law, cure)
 
 
 def _absolute(path: str | None) -> str | None:

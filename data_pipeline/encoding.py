@@ -10,7 +10,6 @@ import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -18,12 +17,14 @@ from conf.schema import Encoding
 from data_pipeline.jpeg import jpeg_head
 from data_pipeline.records import RAW
 from data_pipeline.sources import Example, Pixels
+from storage.source_files import content_mark
 
 _ORIENTATION = 0x0112
 _UPRIGHT = (None, 0, 1)
 _PNG_AS_IS = frozenset({"L", "RGB", "LA", "RGBA", "I;16"})
 _CHANNELS = {"L": 1, "LA": 1, "I;16": 1}
 _LONGEST_UNASKED = 10_000  # pixels a side; of larger JPEGs Pillow is asked, which refuses bombs
+_PATHS = (str, Path)
 _JPEG_END = b"\xff\xd9"
 _JPEG_QUALITY = 95  # of a JPEG that data.max_side makes smaller
 
@@ -34,14 +35,14 @@ class BadImage(ValueError):
 
 @dataclass(frozen=True)
 class Encoded:
-    """A stored image. `channels` is 1 for grey and 3 for colour; `file_crc32c` is of the file it came from."""
+    """A stored image. `channels` is 1 for grey and 3 for colour; `file_mark` is of the file it came from."""
 
     data: bytes
     format: str  # jpeg | png | raw
     height: int
     width: int
     channels: int
-    file_crc32c: int | None = None
+    file_mark: int | None = None
     is_file: bool = False  # stored byte for byte
 
 
@@ -53,15 +54,15 @@ def encode_image(example: Example, max_side: int | None, encoding: Encoding = En
     if isinstance(image, np.ndarray):
         return _encode_pixels(image, max_side, encoding)
     try:
-        data = _read(image) if isinstance(image, str | Path) else bytes(image)
+        data = _read(image) if isinstance(image, _PATHS) else bytes(image)
     except OSError as error:
         raise BadImage(error.strerror or str(error)) from error
-    crc32c = google_crc32c.value(data)
+    mark = content_mark(data)
     head = jpeg_head(data) if encoding is Encoding.files else None
     if head is not None and max(head.height, head.width) <= (max_side or _LONGEST_UNASKED):
-        return Encoded(data, "jpeg", head.height, head.width, head.channels, crc32c, True)
+        return Encoded(data, "jpeg", head.height, head.width, head.channels, mark, True)
     encoded = _encode_file(data, max_side, encoding)
-    return replace(encoded, file_crc32c=crc32c, is_file=encoded.data is data)
+    return replace(encoded, file_mark=mark, is_file=encoded.data is data)
 
 
 def _read(path: str | Path) -> bytes:

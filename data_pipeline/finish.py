@@ -8,6 +8,7 @@ from functools import reduce
 from importlib.metadata import version
 from pathlib import Path
 
+from conf.data_url import local_source
 from conf.errors import BadSpec
 from conf.schema import JobSpec
 from data_pipeline.manifest import FEATURES, ImageSizes, Manifest, Split, load_manifest
@@ -15,17 +16,20 @@ from data_pipeline.report import report, to_json
 from data_pipeline.shards import ShardNote, ShardPlan, file_names, finished_note, note_name
 from data_pipeline.sources import Source
 from storage.data_dir import MANIFEST, REPORT, is_prepared
-from storage.source_files import SOURCE_FILES, FileState, FileStates, file_state, image_files, to_lines
+from storage.source_files import SOURCE_FILES, FileState, FileStates, file_state, to_lines
 from storage.store import Store
 
 _PACKAGES = ("numpy", "pillow", "google-crc32c")
 _log = logging.getLogger(__name__)
 
 
-def finish(store: Store, plans: list[ShardPlan], source: Source, job: JobSpec, digest: str) -> Manifest | None:
+def finish(
+    store: Store, plans: list[ShardPlan], source: Source, files: FileStates, job: JobSpec, digest: str
+) -> Manifest | None:
     """Write the manifest if every shard is finished, and remove what was only needed until then.
 
-    None when other parts are not done yet. When another preparation has finished first, what that one wrote.
+    `files` are the images below the source, as they were found. None when other parts are not done yet. When another
+    preparation has finished first, what that one wrote.
     """
     found = [finished_note(store, plan) for plan in plans]
     notes = [note for note in found if note is not None]
@@ -33,10 +37,9 @@ def finish(store: Store, plans: list[ShardPlan], source: Source, job: JobSpec, d
         return load_manifest(store.url) if is_prepared(store.url) else None
     manifest = _manifest(store.url, notes, source.classes, job, digest)
     store.put(REPORT, to_json(report(store, manifest, notes)))
-    if job.data.path is not None:
-        store.put(
-            SOURCE_FILES, to_lines(_source_files(Path(job.data.path).expanduser().absolute(), source, plans, notes))
-        )
+    path = local_source(job.data)
+    if path is not None:
+        store.put(SOURCE_FILES, to_lines(_source_files(path, files, source, plans, notes)))
     if not store.put_if_absent(MANIFEST, manifest.to_json()):
         _log.info("another preparation of %s finished first", store.url)
         return load_manifest(store.url)
@@ -85,21 +88,23 @@ def _both(one: ImageSizes, other: ImageSizes) -> ImageSizes:
     )
 
 
-def _source_files(path: Path, source: Source, plans: list[ShardPlan], notes: list[ShardNote]) -> FileStates:
-    """Every file below the source, and the others it was made of, with checksums where they were read whole."""
+def _source_files(
+    path: Path, found: FileStates, source: Source, plans: list[ShardPlan], notes: list[ShardNote]
+) -> FileStates:
+    """Every file below the source, and the others it was made of, with marks of those that were read."""
     root = path if path.is_dir() else path.parent
-    states = image_files(path)
-    crcs: dict[str, int] = {}
+    states = dict(found)
+    marks: dict[str, int] = {}
     for plan, note in zip(plans, notes, strict=True):
         files = [each.image for each in plan.examples if each.key not in note.skipped]
         for place, file in enumerate(files):
-            if isinstance(file, str | Path):
-                crcs[_relative(file, root)] = int(note.file_crcs[8 * place : 8 * place + 8], 16)
-    for name in {*crcs, *(_relative(file, root) for file in source.files)} - states.keys():
+            if isinstance(file, (str, Path)):
+                marks[_relative(file, root)] = int(note.file_marks[8 * place : 8 * place + 8], 16)
+    for name in {*marks, *(_relative(file, root) for file in source.files)} - states.keys():
         state = file_state(root / name)
         if state is not None:
             states[name] = state
-    return {name: FileState(*state[:2], crcs.get(name)) for name, state in states.items()}
+    return {name: FileState(*state[:2], marks.get(name)) for name, state in states.items()}
 
 
 def _relative(file: str | Path, root: Path) -> str:
@@ -109,18 +114,13 @@ def _relative(file: str | Path, root: Path) -> str:
 
 
 def _clean(store: Store, plans: Iterable[ShardPlan]) -> None:
-    """Remove the notes, and what an earlier preparation with another plan left unfinished."""
-    needed = {MANIFEST, REPORT, SOURCE_FILES, *(name for plan in plans for name in file_names(plan.name))}
+    """Remove the notes, and shards with a note that belong to an earlier preparation which planned otherwise."""
+    planned = {plan.name for plan in plans}
+    ends = note_name("")
     for stored in list(store.list()):
-        if stored.name not in needed and _is_ours(stored.name):
-            store.delete(stored.name)
-
-
-def _is_ours(name: str) -> bool:
-    stem, found, _ = name.partition(".tfrecord")
-    return (
-        bool(found)
-        and "/" not in stem
-        and "-of-" in stem
-        and name in (*file_names(stem + found), note_name(stem + found))
-    )
+        shard = stored.name.removesuffix(ends)
+        if not stored.name.endswith(ends):
+            continue
+        for name in () if shard in planned else file_names(shard):
+            store.delete(name)
+        store.delete(stored.name)

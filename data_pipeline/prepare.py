@@ -13,14 +13,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from conf.data_url import PREPARED, data_digest, data_url
+from conf.data_url import PREPARED, data_digest, data_url, local_source, source_changed
 from conf.errors import BadSpec, Problem
 from conf.exit_codes import BAD_SPEC, DONE, FAILED
 from conf.files import load_job
 from conf.schema import DataSpec, JobSpec
+from data_pipeline.allocator import keep_freed_memory
 from data_pipeline.finish import finish
 from data_pipeline.manifest import Manifest, load_manifest
 from data_pipeline.parts import PartFailed, share
@@ -31,7 +31,7 @@ from data_pipeline.shards import ShardPlan, finished_note, plan_shards
 from data_pipeline.sources import Source, open_source
 from data_pipeline.splits import split_examples
 from storage.data_dir import REPORT, is_prepared
-from storage.source_files import changes
+from storage.source_files import changes, image_files
 from storage.store import Store, StoreError, open_store
 
 _SHOWN = 10
@@ -49,13 +49,17 @@ def prepare(job: JobSpec, part: int = 0, parts: int = 1, count: int = 1, process
     url, digest = data_url(job), data_digest(job.data, job.seed)
     if is_prepared(url) or job.data.name == PREPARED:
         return _prepared_before(url, job.data, digest)
+    path = local_source(job.data)
+    files = image_files(path) if path else {}  # before they are read: what changes meanwhile is noticed later
     source = open_source(job.data, job.seed)
     _check(source, job.data)
-    plans = plan_shards(split_examples(source, job.data.split, job.seed), job.data, digest, job.cluster.workers)
+    splits = split_examples(source, job.data.split, job.seed)
+    sizes = {f"{path}/{name}": state.num_bytes for name, state in files.items()}
+    plans = plan_shards(splits, job.data, digest, job.cluster.workers, sizes)
     store = open_store(url)
     own = [plan for number, plan in enumerate(plans) if part <= number % parts < part + count]
     _write(store, own, job.data, len(source.classes), processes)
-    return finish(store, plans, source, job, digest)
+    return finish(store, plans, source, files, job, digest)
 
 
 def _prepared_before(url: str, data: DataSpec, digest: str) -> Manifest:
@@ -65,18 +69,11 @@ def _prepared_before(url: str, data: DataSpec, digest: str) -> Manifest:
     if manifest.digest != digest:
         law = f"another set is prepared there (data={manifest.name}, digest {manifest.digest}, not {digest})"
         raise BadSpec.of("data.out", url, law, f"choose another, or read that set: data=tfrecord data.path={url}")
-    if data.path is not None and "://" not in data.path:
-        changed = changes(url, Path(data.path).expanduser().absolute())
-        if changed:
-            raise BadSpec([source_changed(data.path, url, changed)])
+    source = local_source(data)
+    changed = changes(url, source) if source else None
+    if changed:
+        raise BadSpec([source_changed(data, url, changed)])
     return manifest
-
-
-def source_changed(path: str, url: str, changed: str) -> Problem:
-    """What a job is told whose data was prepared from a source that is not as it was."""
-    law = f"the source has changed since it was prepared into {url}: {changed}"
-    cure = f"prepare it anew with data.out=ANOTHER, or remove {url}; the old set is data=tfrecord data.path={url}"
-    return Problem("data.path", path, law, cure)
 
 
 def _check(source: Source, data: DataSpec) -> None:
@@ -173,6 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     if not 0 <= asked.part < asked.part + asked.count <= asked.parts:
         parser.error(f"--part {asked.part} --count {asked.count}: parts are numbered 0 to {asked.parts - 1}")
+    keep_freed_memory()
     folder, _, name = asked.job.rpartition("/")
     try:
         job = load_job(open_store(folder or ".").get(name).decode(), asked.job)

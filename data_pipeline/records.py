@@ -28,6 +28,7 @@ WEIGHT = "example/weight"
 RAW = "raw"
 
 _LENGTH, _CRC = struct.Struct("<Q"), struct.Struct("<I")
+_ONE_BYTE = [bytes((number,)) for number in range(0x80)]
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 
@@ -82,21 +83,12 @@ def encode(record: Record) -> bytes:
 
 def encode_parts(record: Record) -> tuple[bytes, bytes, bytes]:
     """The same in three parts, of which the second is `record.encoded` itself: an image is not copied."""
-    image = record.encoded
-    in_list = _head(1, len(image))
-    in_feature = _head(_BYTES_LIST, len(in_list) + len(image)) + in_list
-    in_entry = _ENCODED_NAME + _head(2, len(in_feature) + len(image)) + in_feature
-    before = _stored(LABEL, record.label) + _head(1, len(in_entry) + len(image)) + in_entry
+    image, key = record.encoded, record.key.encode()
+    before = _stored(LABEL, record.label) + _before_bytes(_ENCODED_NAME, len(image))
     if record.weight != 1.0:
-        before = _delimited(1, _entry(WEIGHT, record.weight)) + before
-    after = b"".join(
-        (
-            _stored(FORMAT, record.format.encode()),
-            _stored(HEIGHT, record.height),
-            _delimited(1, _entry(KEY, record.key.encode())),
-            _stored(WIDTH, record.width),
-        )
-    )
+        before = _stored(WEIGHT, record.weight) + before
+    in_front = _stored(FORMAT, record.format.encode()) + _stored(HEIGHT, record.height)
+    after = b"".join((in_front, _before_key(len(key)), key, _stored(WIDTH, record.width)))
     return _head(1, len(before) + len(image) + len(after)) + before, image, after
 
 
@@ -124,6 +116,12 @@ def _as(kind: type[_T], value: Any) -> _T:
 
 
 def _varint(number: int) -> bytes:
+    if 0 <= number < 0x80:
+        return _ONE_BYTE[number]
+    if 0 < number < 0x4000:
+        return bytes((number & 0x7F | 0x80, number >> 7))
+    if 0 < number < 0x200000:
+        return bytes((number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80, number >> 14))
     number &= (1 << 64) - 1
     out = bytearray()
     while number > 0x7F:
@@ -135,7 +133,7 @@ def _varint(number: int) -> bytes:
 
 def _head(field: int, length: int) -> bytes:
     """What stands before `length` bytes of a field."""
-    return bytes((field << 3 | _DELIMITED,)) + _varint(length)
+    return _ONE_BYTE[field << 3 | _DELIMITED] + _varint(length)
 
 
 def _delimited(field: int, payload: bytes) -> bytes:
@@ -148,6 +146,19 @@ def _stored(name: str, value: Value) -> bytes:
     return _delimited(1, _entry(name, value))
 
 
+def _before_bytes(name: bytes, length: int) -> bytes:
+    """What stands before `length` bytes that are a feature of an Example."""
+    in_list = _head(1, length)
+    in_feature = _head(_BYTES_LIST, len(in_list) + length) + in_list
+    in_entry = name + _head(2, len(in_feature) + length) + in_feature
+    return _head(1, len(in_entry) + length) + in_entry
+
+
+@lru_cache(maxsize=4096)
+def _before_key(length: int) -> bytes:
+    return _before_bytes(_KEY_NAME, length)
+
+
 def _entry(name: str, value: Value) -> bytes:
     if isinstance(value, bytes):
         feature = _delimited(_BYTES_LIST, _delimited(1, value))
@@ -158,7 +169,7 @@ def _entry(name: str, value: Value) -> bytes:
     return _delimited(1, name.encode()) + _delimited(2, feature)
 
 
-_ENCODED_NAME = _delimited(1, ENCODED.encode())
+_ENCODED_NAME, _KEY_NAME = (_delimited(1, name.encode()) for name in (ENCODED, KEY))
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:

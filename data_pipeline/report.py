@@ -51,7 +51,8 @@ def to_json(content: dict[str, Any]) -> bytes:
 
 def in_words(content: dict[str, Any]) -> list[str]:
     """The report for a person who prepares, a line each: sizes, balance, then what is to be looked at."""
-    examples = ", ".join(f"{name} {count:,}" for name, count in content["examples"].items())
+    counts = sorted(content["examples"].items(), key=lambda item: -item[1])
+    examples = ", ".join(f"{name} {count:,}" for name, count in counts)
     largest, smallest = content["imbalance"]["largest"], content["imbalance"]["smallest"]
     lines = [f"examples       {examples}", f"classes        {_balance(len(content['classes']), largest, smallest)}"]
     sides = ", ".join(f"{range_} px: {count:,}" for range_, count in content["image_sizes"]["histogram"].items())

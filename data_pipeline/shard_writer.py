@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 
-import google_crc32c
 import numpy as np
 
 from conf.schema import BadFile, DataSpec
@@ -16,6 +15,7 @@ from data_pipeline.records import HEADER_BYTES, Record, encode_parts, frame_part
 from data_pipeline.shards import ShardNote, ShardPlan, put_note
 from data_pipeline.sources import Example
 from storage.data_dir import index_name, keys_name, labels_name
+from storage.source_files import content_mark
 from storage.store import Store
 
 _EXAMPLES_PER_TASK = 32
@@ -40,7 +40,7 @@ class _Shard:
         self.labels: list[int] = []
         self.keys: list[str] = []
         self.contents: list[str] = []
-        self.file_crcs: list[str] = []
+        self.file_marks: list[str] = []
         self.skipped: dict[str, str] = {}
         self._sizes: list[tuple[int, int, int]] = []
         self._num_bytes = 0
@@ -87,9 +87,9 @@ class _Shard:
         self.class_counts[example.label] += 1
         self.labels.append(example.label)
         self.keys.append(example.key)
-        crc = image.file_crc32c if image.is_file else google_crc32c.value(image.data)
-        self.contents.append(f"{crc:08x}{len(image.data) & 0xFFFFFFFF:08x}")
-        self.file_crcs.append(f"{image.file_crc32c or 0:08x}")
+        mark = image.file_mark if image.is_file else content_mark(image.data)
+        self.contents.append(f"{mark:08x}{len(image.data) & 0xFFFFFFFF:08x}")
+        self.file_marks.append(f"{image.file_mark or 0:08x}")
         self._sizes.append((image.height, image.width, image.channels))
 
 
@@ -118,8 +118,8 @@ def write_shard(
         labels_crc32c=labels.crc32c,
         keys_crc32c=named.crc32c,
     )
-    contents, file_crcs = "".join(shard.contents), "".join(shard.file_crcs)
-    found = (shard.image_sizes(), contents, file_crcs, shard.sides(), shard.skipped)
+    contents, file_marks = "".join(shard.contents), "".join(shard.file_marks)
+    found = (shard.image_sizes(), contents, file_marks, shard.sides(), shard.skipped)
     note = ShardNote(plan.identity, entry, plan.split, *found)
     put_note(store, note)
     return note
@@ -130,9 +130,10 @@ def _encoded(
 ) -> Iterator[tuple[Example, Encoded | str]]:
     """Each example with its stored image, or with the reason why there is none, in order."""
     tasks = [examples[at : at + _EXAMPLES_PER_TASK] for at in range(0, len(examples), _EXAMPLES_PER_TASK)]
-    work = pool.map if pool else map
-    encoded = work(lambda task: [_try(example, data) for example in task], tasks)
-    for task, results in zip(tasks, encoded, strict=True):
+    encoded = pool.map(lambda task: [_try(example, data) for example in task], tasks) if pool else None
+    for task in tasks:
+        # Alone, one image after the other: what each needs is still in the processor's cache from the one before.
+        results = next(encoded) if encoded else (_try(example, data) for example in task)
         yield from zip(task, results, strict=True)
         advance(len(task))
 

@@ -7,8 +7,9 @@ a preparation that was killed goes on behind it, and preparations that share the
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,6 @@ _ESTIMATED_BYTES = 1024  # of an image whose size cannot be known before it is d
 _LEAST_SHARDS = 16
 #: ... where each of them is worth a file of its own.
 _LEAST_BYTES = 4 << 20
-
-#: Says how many bytes an example's image has before it is encoded.
-Sizes = Callable[[Example], int]
 
 
 @dataclass(frozen=True)
@@ -49,21 +47,25 @@ class ShardNote:
     shard: Shard
     split: str
     images: ImageSizes | None
-    contents: str  # of each stored image, in order: crc32c and length, 16 hexadecimal digits; finds candidates alone
-    file_crcs: str  # of the file that each came from: crc32c, 8 hexadecimal digits
+    contents: str  # of each stored image, in order: mark and length, 16 hexadecimal digits; finds candidates alone
+    file_marks: str  # of the file that each came from: 8 hexadecimal digits
     sides: dict[str, int]  # longer side in pixels -> how many images
     skipped: dict[str, str] = field(default_factory=dict)  # key of a bad file -> what is wrong with it
 
 
 def plan_shards(
-    splits: dict[str, list[Example]], data: DataSpec, digest: str, num_workers: int = 1, size: Sizes | None = None
+    splits: dict[str, list[Example]],
+    data: DataSpec,
+    digest: str,
+    num_workers: int = 1,
+    sizes: Mapping[str, int] | None = None,
 ) -> list[ShardPlan]:
     """The shards of every split, balanced to within one example.
 
     Their number is `data.num_shards`, or follows from size: one for each `data.shard_bytes`, and not fewer than 16, or
-    than there are workers, as long as each has 4 MiB.
+    than there are workers, as long as each has 4 MiB. `sizes` are of files that were looked at already, by path.
     """
-    size = size or image_bytes
+    size = partial(image_bytes, sizes or {})
     return [
         plan
         for split, examples in splits.items()
@@ -72,7 +74,7 @@ def plan_shards(
 
 
 def _plan_split(
-    split: str, examples: list[Example], data: DataSpec, digest: str, num_workers: int, size: Sizes
+    split: str, examples: list[Example], data: DataSpec, digest: str, num_workers: int, size: Callable[[Example], int]
 ) -> Iterator[ShardPlan]:
     sizes = [size(example) for example in examples]
     count = data.num_shards or _by_size(_stored_bytes(sizes, data), data.shard_bytes, num_workers)
@@ -96,10 +98,12 @@ def _by_size(num_bytes: int, shard_bytes: int, num_workers: int) -> int:
     return max(-(-num_bytes // shard_bytes), least)
 
 
-def image_bytes(example: Example) -> int:
+def image_bytes(known: Mapping[str, int], example: Example) -> int:
     """The size of an example's image before it is encoded; an estimate where it is yet to be drawn."""
     image = example.image
-    if isinstance(image, str | Path):
+    if isinstance(image, str) and image in known:
+        return known[image]
+    if isinstance(image, (str, Path)):
         state = file_state(image)
         return state.num_bytes if state else 0
     if isinstance(image, bytes):

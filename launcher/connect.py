@@ -11,10 +11,12 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from conf.errors import BadSpec
 from launcher.child import ROOT
@@ -27,6 +29,8 @@ PREFIX = "convoy-ray-"
 START_TRIES = 2
 FAREWELL_S = 0.1
 QUIET_S = 5.0
+#: A host that has not looked for a path by then is taken for one that does not have it.
+LOOK_S = 30.0
 
 
 @contextlib.contextmanager
@@ -67,10 +71,38 @@ def running_ray(address: str) -> Iterator[None]:
 def hosts() -> list[Host]:
     """What the connected cluster has."""
     return [
-        Host(node["NodeManagerHostname"], node["Resources"].get("CPU", 0), int(node["Resources"].get("GPU", 0)))
+        Host(
+            node["NodeManagerHostname"],
+            node["Resources"].get("CPU", 0),
+            int(node["Resources"].get("GPU", 0)),
+            node["NodeID"],
+        )
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+def hosts_with(*paths: str) -> list[Host]:
+    """The hosts of the connected cluster on which there is something at each of `paths`."""
+    calls = {_look(host, paths): host for host in hosts()}
+    done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=LOOK_S)
+    return sorted((calls[call] for call in done if _found(call)), key=lambda host: host.node_id)
+
+
+def _look(host: Host, paths: Sequence[str]) -> ray.ObjectRef:
+    where = NodeAffinitySchedulingStrategy(host.node_id, soft=False)
+    return ray.remote(_all_exist).options(num_cpus=0, scheduling_strategy=where).remote(list(paths))
+
+
+def _all_exist(paths: list[str]) -> bool:
+    return all(map(os.path.exists, paths))
+
+
+def _found(call: ray.ObjectRef) -> bool:
+    try:
+        return bool(ray.get(call))
+    except RayError:
+        return False  # such as a host that has just gone
 
 
 def sweep() -> None:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from conf import exit_codes
 from conf.schema import ClusterSpec
@@ -86,6 +86,7 @@ class Controller:
         self._is_preparing = is_preparing
         self._grace_s = 0.0 if is_preparing else cluster.grace_s
         self._step = 0
+        self._has_told_data = False
 
     def run(self, first_attempt: int) -> Outcome:
         """Attempts until a decision ends them."""
@@ -156,10 +157,23 @@ class Controller:
         for rank, status in statuses.items():
             for event in status.events:
                 self._journal.told(attempt, rank, event)
+                if event.get("event") == "prepared":
+                    self._tell_prepared(event)
+        if self._is_preparing:
+            self._console.progress(together([status.progress for status in statuses.values()]))
+            return
         chief = statuses.get(0)
         if chief is not None and chief.progress:
             self._step = max(self._step, trained_step(chief) or 0)
             self._console.progress(chief.progress)
+
+    def _tell_prepared(self, event: Mapping[str, Any]) -> None:
+        """What the data is like, once, whichever host was the last to finish."""
+        words = event.get("details", {}).get("words", [])
+        if words and not self._has_told_data:
+            self._has_told_data = True
+            self._console.rest()
+            self._console.say("\n".join(words))
 
     def _wants_stop(self) -> bool:
         if self._interrupts.reason is None and self._journal.stop_requested():
@@ -200,7 +214,8 @@ class Controller:
     def _tell_restart(self, attempt: int, ending: Ending, decision: Decision) -> None:
         wait = f" in {decision.delay_s:g} s" if decision.delay_s else ""
         free = "" if decision.counted else " (not counted)"
-        self._console.say(f"{decision.reason}; starting again{wait} from the last checkpoint{free}")
+        where = "where it stopped" if self._is_preparing else "from the last checkpoint"
+        self._console.say(f"{decision.reason}; starting again{wait} {where}{free}")
         self._journal.event("restart", attempt + 1, ending.rank, reason=decision.reason, counted=decision.counted)
         until = time.monotonic() + decision.delay_s
         while time.monotonic() < until and not self._wants_stop():
@@ -216,6 +231,15 @@ class Controller:
         tail = self._gang.tail(ending.rank) if ending.rank is not None and _is_explained_by_log(ending) else ()
         step = max(ending.step or 0, self._step)
         return Outcome("failed", attempt, step, decision.reason, code, ending.rank, tail, ending.others or {})
+
+
+def together(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The progress of hosts that share a preparation, as one."""
+    known = [each for each in told if each.get("steps") is not None]
+    if not known:
+        return {}
+    sums = {name: sum(each.get(name) or 0 for each in known) for name in ("step", "steps", "examples_per_s")}
+    return {"phase": "preparing", **sums, "eta_s": max(each.get("eta_s") or 0.0 for each in known)}
 
 
 def _is_explained_by_log(ending: Ending) -> bool:

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from conf import rules
-from conf.data_url import data_url
+from conf.data_url import data_url, local_source
+from conf.errors import BadSpec
 from conf.schema import Accelerator, ClusterSpec, JobSpec, Verb
 from launcher.console import Console
 from launcher.controller import Controller, Gang, Outcome, Planner
-from launcher.gate import connected, grouped, local_placement
+from launcher.gate import connected, grouped, host_group, local_placement
 from launcher.interrupts import Interrupts
 from launcher.journal import Journal
 from launcher.messages import Standby
@@ -52,12 +53,27 @@ class Drive:
     def _tasks(self, job: JobSpec, gang: Gang, orders: Orders) -> Outcome:
         attempt = next_attempt(self.run_dir)
         if needs_data(job):
-            self.console.say(f"preparing {job.data.name} into {data_url(job)}")
-            outcome = self._control(job.cluster, gang, orders.prepare, is_preparing=True).run(attempt)
+            outcome = self._prepare(job, gang, orders, attempt)
             if outcome.state != "succeeded" or job.job is Verb.prepare:
                 return outcome
             attempt = outcome.attempts
         return self._control(job.cluster, gang, orders.work).run(attempt)
+
+    def _prepare(self, job: JobSpec, gang: Gang, orders: Orders, attempt: int) -> Outcome:
+        """On all hosts of a running cluster that see source and run directory; else beside the first worker."""
+        self.console.say(f"preparing {job.data.name} into {data_url(job)}")
+        source = local_source(job.data)
+        with contextlib.ExitStack() as stack:
+            hosts = None
+            if job.cluster.address is not None and source is not None:
+                seen = [str(source)] + ([self.run_dir.url] if "://" not in self.run_dir.url else [])
+                hosts = stack.enter_context(host_group(seen, job.cluster.start_timeout_s))
+            planner = orders.prepare_on_hosts if hosts else orders.prepare
+            outcome = self._control(job.cluster, hosts or gang, planner, is_preparing=True).run(attempt)
+        if hosts and outcome.state == "succeeded" and needs_data(job):
+            law = "the hosts of the cluster do not see the same files there, or at data.out"
+            raise BadSpec.of("data.path", job.data.path, law, "put both where all hosts see them")
+        return outcome
 
     def _control(self, cluster: ClusterSpec, gang: Gang, planner: Planner, is_preparing: bool = False) -> Controller:
         return Controller(cluster, gang, planner, Journal(self.run_dir), self.console, self.interrupts, is_preparing)

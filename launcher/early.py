@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from conf import rules
-from conf.data_url import PREPARED
+from conf.data_url import PREPARED, data_url, local_source, source_changed
 from conf.errors import BadSpec, Problem
 from conf.schema import DataSpec, JobSpec, ModelSpec
 from launcher.child import ROOT
 from launcher.drive import needs_data
 from storage.data_dir import MANIFEST
-from storage.source_files import IMAGE_SUFFIXES
+from storage.source_files import IMAGE_SUFFIXES, changes
 
 MODELS = Path(ROOT, "trainer", "models")
 #: Files there that families share (trainer.models.SHARED).
@@ -29,6 +29,22 @@ def check(job: JobSpec) -> None:
         problems += _source(job.data)
     if problems:
         raise BadSpec(problems)
+
+
+def check_source(job: JobSpec) -> None:
+    """Raise BadSpec where the job's data is prepared already from a source that has changed since."""
+    problem = changed_source(job)
+    if problem:
+        raise BadSpec([problem])
+
+
+def changed_source(job: JobSpec) -> Problem | None:
+    """What is wrong where the job's data is prepared already, and its source is not what it was then."""
+    source = local_source(job.data)
+    if source is None or needs_data(job):
+        return None
+    changed = changes(data_url(job), source)
+    return source_changed(job.data, data_url(job), changed) if changed else None
 
 
 def families() -> list[str]:

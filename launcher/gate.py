@@ -7,7 +7,7 @@ import contextlib
 import importlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from conf.errors import BadSpec
@@ -57,7 +57,23 @@ def connected(cluster: ClusterSpec) -> Iterator[Placement]:
 @contextlib.contextmanager
 def grouped(placement: Placement, start_timeout_s: float) -> Iterator["Group"]:
     """The agents of a placement, ended when the block is left."""
-    group = importlib.import_module("launcher.group").Group(placement, start_timeout_s)
+    module = importlib.import_module("launcher.group")
+    group = module.Group(module.Bundles(placement), start_timeout_s)
+    try:
+        yield group
+    finally:
+        group.close()
+
+
+@contextlib.contextmanager
+def host_group(paths: Sequence[str], start_timeout_s: float) -> Iterator["Group | None"]:
+    """An agent on each host of the connected cluster that has all these paths; None where that is no more than one."""
+    hosts = importlib.import_module("launcher.connect").hosts_with(*paths)
+    if len(hosts) < 2:
+        yield None
+        return
+    module = importlib.import_module("launcher.group")
+    group = module.Group(module.Hosts(hosts), start_timeout_s)
     try:
         yield group
     finally:

@@ -4,16 +4,17 @@ import dataclasses
 import re
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from launcher.agent import Agent
 from launcher.messages import AgentReport, Order, WorkerStatus
-from launcher.placement import Placement
+from launcher.placement import Host, Placement
 from launcher.rendezvous import absent
 
 RemoteAgent = ray.remote(Agent)
@@ -26,15 +27,57 @@ UPLOAD_S = 60.0
 HOLD_S = 0.25
 
 
+class Bundles:
+    """Seats for workers: what each of them computes with, reserved for all of them together."""
+
+    def __init__(self, placement: Placement):
+        self.count = placement.num_workers
+        self._placement = placement
+        strategy = "PACK" if placement.gpus else "SPREAD"
+        self._reserved = placement_group([placement.bundle] * placement.num_workers, strategy=strategy)
+
+    def options(self, rank: int) -> dict[str, Any]:
+        """Ray's options for the agent of this rank."""
+        where = PlacementGroupSchedulingStrategy(self._reserved, placement_group_bundle_index=rank)
+        return {"num_cpus": self._placement.cpus, "num_gpus": self._placement.gpus, "scheduling_strategy": where}
+
+    def why_silent(self) -> str:
+        """Why an agent may not have answered."""
+        if self._reserved.wait(timeout_seconds=0):
+            return "its agent was placed and does not answer"
+        return f"Ray has no host with {self._placement.bundle} free for it"
+
+    def close(self) -> None:
+        """Give back what is reserved."""
+        remove_placement_group(self._reserved)
+
+
+class Hosts:
+    """A seat on each of these hosts. Nothing is reserved: it would be taken from the workers of the same job."""
+
+    def __init__(self, hosts: Sequence[Host]):
+        self.count = len(hosts)
+        self._hosts = hosts
+
+    def options(self, rank: int) -> dict[str, Any]:
+        """Ray's options for the agent of this rank."""
+        return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(self._hosts[rank].node_id, False)}
+
+    def why_silent(self) -> str:
+        """Why an agent may not have answered."""
+        return f"no answer from its host, one of {', '.join(host.name for host in self._hosts)}"
+
+    def close(self) -> None:
+        """Nothing is reserved."""
+
+
 class Group:
     """The agents of one job. They outlive their children: a restart starts new children, not new agents."""
 
-    def __init__(self, placement: Placement, start_timeout_s: float):
-        self._placement = placement
+    def __init__(self, seats: "Bundles | Hosts", start_timeout_s: float):
+        self._seats = seats
         self._timeout_s = start_timeout_s
-        strategy = "PACK" if placement.gpus else "SPREAD"
-        self._bundles = placement_group([placement.bundle] * placement.num_workers, strategy=strategy)
-        self._agents = [self._new_agent(rank) for rank in range(placement.num_workers)]
+        self._agents = [self._new_agent(rank) for rank in range(seats.count)]
         self._polls: dict[ray.ObjectRef, int] = {}
         self._statuses: dict[int, WorkerStatus] = {}
         self._seen: set[int] = set()  # agents that have reported; nobody waits for the others
@@ -52,7 +95,7 @@ class Group:
                 self._take_report(calls[call], call, reports, deaths)
             hopeless = any(len(told) >= AGENT_TRIES for told in deaths.values())
             if hopeless or (len(reports) < len(self._agents) and time.monotonic() >= deadline):
-                reasons = {calls[call]: self._why_silent() for call in silent}
+                reasons = {calls[call]: self._seats.why_silent() for call in silent}
                 reasons |= {rank: told[-1] for rank, told in deaths.items() if rank not in reports}
                 waited = self._timeout_s - max(0.0, deadline - time.monotonic())
                 raise absent(reasons, len(self._agents), round(waited, 1))
@@ -112,15 +155,10 @@ class Group:
             ray.wait(calls, num_returns=len(calls), timeout=UPLOAD_S)
         for agent in self._agents:
             ray.kill(agent)
-        remove_placement_group(self._bundles)
+        self._seats.close()
 
     def _new_agent(self, rank: int) -> ActorHandle:
-        where = PlacementGroupSchedulingStrategy(self._bundles, placement_group_bundle_index=rank)
-        placement = self._placement
-        options = RemoteAgent.options(
-            num_cpus=placement.cpus, num_gpus=placement.gpus, max_concurrency=8, scheduling_strategy=where
-        )
-        return options.remote(rank)
+        return RemoteAgent.options(max_concurrency=8, **self._seats.options(rank)).remote(rank)
 
     def _take_report(
         self, rank: int, call: ray.ObjectRef, reports: dict[int, AgentReport], deaths: dict[int, list[str]]
@@ -131,11 +169,6 @@ class Group:
         except RayError as error:
             deaths.setdefault(rank, []).append(f"its agent died ({_cause(error)})")
             self._agents[rank] = self._new_agent(rank)
-
-    def _why_silent(self) -> str:
-        if self._bundles.wait(timeout_seconds=0):
-            return "its agent was placed and does not answer"
-        return f"Ray has no host with {self._placement.bundle} free for it"
 
     def _ask(self, rank: int, wait_s: float) -> None:
         self._polls[self._agents[rank].poll.remote(wait_s)] = rank

@@ -44,6 +44,16 @@ class Orders:
         argv = ("--job", self._write_job(attempt))
         return [self._order(PREPARE, argv, attempt, 0, {"CUDA_VISIBLE_DEVICES": "-1"}, False)]
 
+    def prepare_on_hosts(self, attempt: int, reports: Sequence[AgentReport]) -> list[Order]:
+        """A share of the preparation on every host, as large as its cores."""
+        url, env = self._write_job(attempt), {"CUDA_VISIBLE_DEVICES": "-1"}
+        parts, part, orders = sum(report.cpus for report in reports), 0, []
+        for rank, report in enumerate(reports):
+            share = ("--part", str(part), "--parts", str(parts), "--count", str(report.cpus))
+            orders.append(self._order(PREPARE, ("--job", url, *share), attempt, rank, env, False))
+            part += report.cpus
+        return orders
+
     def _write_job(self, attempt: int) -> str:
         """The job as this attempt runs it; the run's own job.yaml stays as it was."""
         name = attempt_job_name(attempt)

@@ -18,6 +18,7 @@ class Host:
     name: str
     cpus: float
     gpus: int
+    node_id: str = ""  # Ray's name for it
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from storage.names import UNFINISHED, checked_name, checked_prefix, disk_error
 from storage.store import Stored, StoreError
 
 CHUNK_BYTES = 4 << 20
+GATHER_BYTES = 1 << 20
+GATHER_CHUNKS = 256  # the kernel takes 1024
 
 
 def open(url: str) -> "LocalStore":
@@ -178,14 +180,39 @@ def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int, int]:
     """Write and sync a new file; its size and crc32c."""
     size = crc32c = 0
     with path.open("xb", buffering=0) as file:
-        for chunk in chunks:
-            written = file.write(chunk)
-            while written < len(chunk):
-                written += file.write(memoryview(chunk)[written:])
-            crc32c = google_crc32c.extend(crc32c, bytes(chunk))
-            size += len(chunk)
+        for gathered in _gathered(chunks):
+            _write_all(file.fileno(), gathered)
+            for chunk in gathered:
+                crc32c = google_crc32c.extend(crc32c, bytes(chunk))
+                size += len(chunk)
         os.fsync(file.fileno())
     return size, crc32c
+
+
+def _gathered(chunks: Iterable[bytes | memoryview]) -> Iterator[list[bytes | memoryview]]:
+    """Small chunks together: the kernel takes a megabyte at once at half the cost of ten pieces of it."""
+    waiting: list[bytes | memoryview] = []
+    num_bytes = 0
+    for chunk in chunks:
+        waiting.append(chunk)
+        num_bytes += len(chunk)
+        if num_bytes >= GATHER_BYTES or len(waiting) >= GATHER_CHUNKS:
+            yield waiting
+            waiting, num_bytes = [], 0
+    if waiting:
+        yield waiting
+
+
+def _write_all(descriptor: int, buffers: Sequence[bytes | memoryview]) -> None:
+    written = os.writev(descriptor, buffers)
+    for buffer in buffers:
+        if written >= len(buffer):
+            written -= len(buffer)
+            continue
+        rest = memoryview(buffer)[written:]  # a full disk or a signal: what is left, piece by piece
+        written = 0
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
 
 
 def _chunks(buffers: Sequence[bytes | memoryview]) -> Iterator[memoryview]:

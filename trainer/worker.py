@@ -18,10 +18,10 @@ from conf import exit_codes, rules
 from conf.errors import BadSpec
 from conf.files import load_job
 from conf.schema import Accelerator, JobSpec, Verb
+from data_pipeline.allocator import keep_freed_memory
 from storage import run_dir as names
 from storage.run_dir import RunDir
 from storage.store import NotStored, open_store
-from trainer.allocator import keep_freed_memory
 from trainer.channel import Channel, open_channel, stop_on_signals
 from trainer.failures import kind_of, sentence_of
 from trainer.session import Session

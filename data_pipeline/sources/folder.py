@@ -6,7 +6,7 @@ from pathlib import Path
 from conf.errors import BadSpec
 from conf.schema import DataSpec
 from data_pipeline.sources import ALL, Example, Source, local_source
-from storage.source_files import image_files
+from storage.source_files import image_names
 
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 
@@ -59,5 +59,5 @@ def _classes(folder: Path) -> dict[str, list[str]]:
 
 def _images(folder: str) -> list[str]:
     """Plain strings: a Path for each of a million files takes longer than reading many of them."""
-    names = sorted(image_files(Path(folder)), key=lambda name: name.split("/"))
+    names = sorted(image_names(folder), key=lambda name: name.split("/"))
     return [f"{folder}/{name}" for name in names]

@@ -17,6 +17,7 @@ def run(asked: Asked) -> int:
     run_dir, job = open_run(asked, asked.job.run_id or new_run_id(asked.job))
     rules.check(job)
     early.check(job)
+    early.check_source(job)
     if job.dry_run:
         show(plan(job, run_dir))
         return 0

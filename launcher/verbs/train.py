@@ -15,7 +15,7 @@ from launcher.interrupts import interrupts
 from launcher.journal import Journal
 from launcher.lease import Lease
 from launcher.plan import plan
-from launcher.saved import beginning, check_writable, freeze, new_run_id, open_run, outcome
+from launcher.saved import beginning, check_writable, freeze, has_checkpoint, new_run_id, open_run, outcome
 from storage.run_dir import RunDir
 
 
@@ -26,6 +26,8 @@ def run(asked: Asked) -> int:
     last = outcome(run_dir)
     if last.get("state") != "succeeded":
         early.check(job)
+        if not has_checkpoint(run_dir):
+            early.check_source(job)
     if job.dry_run:
         show(plan(job, run_dir))
         return 0
@@ -36,6 +38,13 @@ def run(asked: Asked) -> int:
     return _train(job, run_dir)
 
 
+def _warn_of_changes(console: Console, job: JobSpec) -> None:
+    """A run that has learnt something keeps its data as it was; who changed the source since then should know."""
+    changed = early.changed_source(job)
+    if changed:
+        console.say(f"{changed} - this run goes on with the set as it is")
+
+
 def _train(job: JobSpec, run_dir: RunDir) -> int:
     console, journal = Console(), Journal(run_dir)
     check_writable(run_dir, job)
@@ -44,6 +53,7 @@ def _train(job: JobSpec, run_dir: RunDir) -> int:
         freeze(run_dir, job)
         journal.forget_stop()
         console.say(began)
+        _warn_of_changes(console, job)
         try:
             found = Drive(job, run_dir, console, stopper).run()
         except BadSpec as error:

@@ -9,7 +9,7 @@ import pytest
 # A block as large as a batch's activations is freed and wanted again; the page faults of the later rounds are counted.
 PROGRAM = """
 import ctypes, resource, sys
-from trainer.allocator import keep_freed_memory
+from data_pipeline.allocator import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 c = ctypes.CDLL(None)

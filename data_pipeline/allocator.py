@@ -1,4 +1,4 @@
-"""The C library's allocator, told to keep what a step frees: the next step wants the same memory again."""
+"""The C library's allocator, told to keep what is freed: the next step, or the next image, wants the same memory."""
 
 import ctypes
 import logging

@@ -1,0 +1,135 @@
+"""A folder of JPEGs into four shards, as each library's own writer does it.
+
+    python -m benchmarks.peers.writers SIDE FOLDER OUT
+
+Prints {"images_per_s": ..., "images_per_cpu_s": ...} of the writing alone: FOLDER/few is written first, so that nothing
+is imported or made for the first time meanwhile, and the files of FOLDER/photographs are in the page cache. Every side
+has one core; `convoy_two` has two processes on two.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+SHARDS = 4
+SIDES = ("convoy", "convoy_two", "TFRecordWriter", "tensorflow-datasets", "WebDataset", "ArrayRecord")
+
+
+def labelled(folder):
+    """Path and label of each image, sorted."""
+    names = sorted(os.listdir(folder))
+    return [(path, names.index(path.parent.name)) for path in sorted(Path(folder).glob("*/*.jpg"))]
+
+
+def convoy(folder, out, files):
+    """`python -m data_pipeline.prepare` as the launcher starts it: a process for each core it may use."""
+    from conf.files import dump_job
+    from conf.schema import DataSpec, JobSpec, SplitSpec
+    from data_pipeline.prepare import main
+
+    split = SplitSpec(1.0, 0.0, 0.0)
+    job = JobSpec(data=DataSpec(name="folder", path=folder, out=out, split=split, num_shards=SHARDS))
+    Path(f"{out}.yaml").write_text(dump_job(job))
+    return lambda: main(["--job", f"{out}.yaml"])
+
+
+def tfrecord_writer(folder, out, files):
+    import tensorflow as tf
+
+    def example(path, label):
+        features = {
+            "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[path.read_bytes()])),
+            "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+        }
+        return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+    def write():
+        for shard in range(SHARDS):
+            with tf.io.TFRecordWriter(f"{out}/{shard:05d}.tfrecord") as writer:
+                for path, label in files[shard::SHARDS]:
+                    writer.write(example(path, label))
+
+    return write
+
+
+def array_record(folder, out, files):
+    from array_record.python import array_record_module
+    from data_pipeline.records import Record, encode  # the same bytes of an Example, at no cost of TensorFlow's
+
+    def write():
+        for shard in range(SHARDS):
+            writer = array_record_module.ArrayRecordWriter(f"{out}/{shard:05d}.array_record", "group_size:1")
+            for path, label in files[shard::SHARDS]:
+                writer.write(encode(Record(path.read_bytes(), "jpeg", 375, 500, label, path.name)))
+            writer.close()
+
+    return write
+
+
+def webdataset(folder, out, files):
+    import webdataset
+
+    def write():
+        for shard in range(SHARDS):
+            with webdataset.TarWriter(f"{out}/{shard:05d}.tar", encoder=False) as writer:
+                for path, label in files[shard::SHARDS]:
+                    writer.write({"__key__": path.stem, "jpg": path.read_bytes(), "cls": str(label).encode()})
+
+    return write
+
+
+def tensorflow_datasets(folder, out, files):
+    import tensorflow_datasets as tfds
+
+    class Photographs(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            names = sorted({path.parent.name for path, _ in files})
+            features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=names)}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, download_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for path, label in files:
+                yield path.name, {"image": path, "label": label}
+
+    tfds.disable_progress_bar()
+    builder = Photographs(data_dir=out)
+    return builder.download_and_prepare
+
+
+WRITERS = dict(zip(SIDES, (convoy, convoy, tfrecord_writer, tensorflow_datasets, webdataset, array_record)))
+
+
+def cpu_s():
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def main():
+    side, place, out = sys.argv[1:]
+    if side != "convoy_two":
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    writers = {}
+    for folder in ("few", "photographs"):
+        files = labelled(f"{place}/{folder}")
+        os.makedirs(f"{out}/{folder}")
+        writers[folder] = WRITERS[side](f"{place}/{folder}", f"{out}/{folder}", files)
+    writers["few"]()
+    for path, _ in files:
+        path.read_bytes()
+    started, cpu = time.perf_counter(), cpu_s()
+    failed = writers["photographs"]()
+    wall, used = time.perf_counter() - started, cpu_s() - cpu
+    print(json.dumps({"images_per_s": len(files) / wall, "images_per_cpu_s": len(files) / used}), flush=True)
+    os._exit(failed if isinstance(failed, int) else 0)
+
+
+if __name__ == "__main__":
+    main()
