@@ -58,9 +58,12 @@ format: $(VENV)/.installed-dev ## rewrite the code as `make check` wants it
 	$(VENV)/bin/ruff format
 
 .PHONY: bench
-bench: $(VENV)/.installed-bench ## Convoy and its peers side by side: start-up and training step
+bench: $(VENV)/.installed-bench ## Convoy and its peers side by side: start-up, training step, input, order
 	$(PY) benchmarks/startup.py
 	$(PY) benchmarks/step.py
+	$(PY) -m benchmarks.input
+	$(PY) -m benchmarks.small_images
+	$(PY) -m benchmarks.order
 
 .PHONY: picture
 picture: $(VENV)/.installed-dev ## draw docs/terminal.svg anew: what a person sees of the first job
