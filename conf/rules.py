@@ -83,7 +83,14 @@ def _names(job: JobSpec) -> list[Problem]:
     ):
         if word not in known:
             problems.append(Problem(field, word, "there is none of this name", nearest(word, known)))
-    return problems + _class_weights(job.trainer.class_weights)
+    return problems + _class_weights(job.trainer.class_weights) + _balanced_twice(job)
+
+
+def _balanced_twice(job: JobSpec) -> list[Problem]:
+    if job.data.oversample is None or job.trainer.class_weights != "balanced":
+        return []
+    law = "trainer.class_weights=balanced evens the classes out already, and twice favours the rare ones"
+    return [Problem("data.oversample", job.data.oversample, law, "one of the two")]
 
 
 def _class_weights(weights: Any) -> list[Problem]:

@@ -53,6 +53,12 @@ class Encoding(Enum):
     pixels = "decoded, 8 bit a channel: several times the disk, and no decoding while training"
 
 
+class Oversample(Enum):
+    """Which examples come more than once in an epoch."""
+
+    balanced = "those of rare classes, until each class has as many places as the largest"
+
+
 class BadFile(Enum):
     """What to do with a file that cannot be read as an image."""
 
@@ -177,6 +183,7 @@ class DataSpec:
     order: Order = Order.auto  # what kind of permutation
     cache_dir: str | None = None  # where shards of gs:// are kept on each host; default: the temporary folder
     cache_bytes: int = 17_179_869_184  # 16 GiB: most that the shards in cache_dir take up
+    oversample: Oversample | None = None  # null: each example once an epoch | balanced: each class equally often
     augment: AugmentSpec = field(default_factory=AugmentSpec)
 
 

@@ -18,6 +18,7 @@ from data_pipeline.order import (
     position_of,
     steps_per_epoch,
 )
+from data_pipeline.oversampling import Oversampling
 
 Floats = NDArray[np.float32]
 
@@ -35,7 +36,8 @@ class Batches(NamedTuple):
 class TrainingOrder:
     """Epoch after epoch without end. A padded batch is filled with the first examples of its epoch.
 
-    With `blocks` it is that block shuffle, else, with `shuffle`, a full permutation.
+    With `blocks` it is that block shuffle, else, with `shuffle`, a full permutation. With `oversampling`, which goes
+    with a full permutation alone, it is one of its entries.
     """
 
     num_examples: int
@@ -46,6 +48,12 @@ class TrainingOrder:
     shuffle: bool
     num_draws: int
     blocks: Blocks | None = None
+    oversampling: Oversampling | None = None
+
+    @property
+    def num_places(self) -> int:
+        """How many places an epoch has."""
+        return self.oversampling.num_entries if self.oversampling else self.num_examples
 
     @property
     def num_steps(self) -> None:
@@ -54,19 +62,27 @@ class TrainingOrder:
 
     def batches(self, first_step: int, steps: int) -> Batches:
         """Those of `steps` steps from `first_step` on."""
-        length = steps_per_epoch(self.num_examples, self.shape.global_batch_size, self.remainder)
+        length = steps_per_epoch(self.num_places, self.shape.global_batch_size, self.remainder)
         epochs, step_of_epoch = np.divmod(np.arange(first_step, first_step + steps), length)
-        places, mask, real = _places(step_of_epoch, self.num_examples, self.shape, self.replicas)
+        places, mask, real = _places(step_of_epoch, self.num_places, self.shape, self.replicas)
         drawn = np.zeros((*places.shape, self.num_draws), np.float32)
         for epoch in np.unique(epochs):
             own = epochs == epoch
-            if self.blocks:
-                places[own] = self.blocks.examples(self.seed, int(epoch), places[own])
-            elif self.shuffle:
-                places[own] = place_to_example(self.seed, int(epoch), places[own], self.num_examples)
+            places[own], appearances = self._examples(int(epoch), places[own])
             if self.num_draws:
-                drawn[own] = draws(self.seed, int(epoch), places[own], self.num_draws)
+                drawn[own] = draws(self.seed, int(epoch), appearances, self.num_draws)
         return _rows(places, mask, drawn, real)
+
+    def _examples(self, epoch: int, places: Places) -> tuple[Places, Places]:
+        """The examples at `places`, and what their draws belong to: the example, or one of its further appearances."""
+        if self.blocks:
+            places = self.blocks.examples(self.seed, epoch, places)
+        elif self.shuffle:
+            places = place_to_example(self.seed, epoch, places, self.num_places)
+        if self.oversampling is None:
+            return places, places
+        examples, repetition = self.oversampling.examples(epoch, places)
+        return examples, examples + repetition * self.num_examples
 
     def groups_from(self, step: int) -> Iterator[list[int]]:
         """The shards that a block shuffle reads together, group after group from `step` on."""

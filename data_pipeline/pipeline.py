@@ -30,6 +30,7 @@ from data_pipeline.batches import BatchOrder, ChosenOrder, EvaluationOrder, Trai
 from data_pipeline.images import decode, decode_crop, parse, resize, shape_of
 from data_pipeline.manifest import Manifest
 from data_pipeline.order import BatchShape, Blocks, steps_per_epoch
+from data_pipeline.oversampling import Oversampling
 from data_pipeline.reader import PLACEHOLDER, RecordReader, open_split
 
 Element = dict[str, tf.Tensor]
@@ -55,13 +56,22 @@ def training_dataset(
 ) -> tf.data.Dataset:
     """Endless elements from `start_step` on: that step's for each of `replicas`, then the next step's."""
     reader = open_split(manifest, "train", data)
-    if not steps_per_epoch(reader.num_examples, shape.global_batch_size, data.remainder):
-        law = f"there are only {reader.num_examples} training examples, less than one batch"
-        raise BadSpec.of("trainer.global_batch_size", shape.global_batch_size, law, "less, or data.remainder=pad")
     refuse_odd_pairs(data, shape)
-    drawn = num_draws(data.augment)
     blocks = _blocks(reader, data)
-    order = TrainingOrder(reader.num_examples, seed, shape, replicas, data.remainder, data.shuffle, drawn, blocks)
+    order = TrainingOrder(
+        reader.num_examples,
+        seed,
+        shape,
+        replicas,
+        data.remainder,
+        data.shuffle,
+        num_draws(data.augment),
+        blocks,
+        _oversampling(reader, data, blocks),
+    )
+    if not steps_per_epoch(order.num_places, shape.global_batch_size, data.remainder):
+        law = f"there are only {order.num_places} training examples, less than one batch"
+        raise BadSpec.of("trainer.global_batch_size", shape.global_batch_size, law, "less, or data.remainder=pad")
     return _dataset(order, start_step, reader, manifest, data, data.augment, image_size)
 
 
@@ -111,6 +121,16 @@ def _blocks(reader: RecordReader, data: DataSpec) -> Blocks | None:
     if data.order is Order.full or (data.order is Order.auto and not streamed):
         return None
     return Blocks([shard.num_examples for shard in reader.shards], reader.shard_bytes, data.cache_bytes // 2)
+
+
+def _oversampling(reader: RecordReader, data: DataSpec, blocks: Blocks | None) -> Oversampling | None:
+    if data.oversample is None:
+        return None
+    if blocks is not None:
+        law = "a block shuffle reads each shard once, and examples that repeat come from anywhere"
+        cure = f"data.order=full data.cache_bytes={reader.num_bytes}, or trainer.class_weights=balanced"
+        raise BadSpec.of("data.oversample", data.oversample, law, cure)
+    return Oversampling(reader.labels())
 
 
 def refuse_odd_pairs(data: DataSpec, shape: BatchShape) -> None:

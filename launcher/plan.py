@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from conf.data_url import data_url
+from conf.epoch import places_in_epoch
 from conf.schema import JobSpec, Remainder
 from launcher.gate import planned_placement
 from launcher.placement import Placement
@@ -49,7 +50,9 @@ def _data(job: JobSpec) -> Iterator[tuple[str, str]]:
     shards = {name: len(split["shards"]) for name, split in manifest["splits"].items()}
     yield "prepared", url
     yield "examples", ", ".join(f"{name} {count} in {shards[name]} shards" for name, count in splits.items())
-    steps = steps_per_epoch(splits.get("train", 0), job.trainer.global_batch_size, job.data.remainder)
+    counts = manifest["splits"].get("train", {}).get("class_counts", [])
+    places = places_in_epoch(splits.get("train", 0), counts, job.data.oversample)
+    steps = steps_per_epoch(places, job.trainer.global_batch_size, job.data.remainder)
     yield "steps an epoch", str(steps)
     total = job.trainer.steps if job.trainer.steps is not None else steps * (job.trainer.epochs or 0)
     yield "steps in all", str(total)

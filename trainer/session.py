@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from conf.data_url import data_url
+from conf.epoch import places_in_epoch
 from conf.errors import BadSpec
 from conf.schema import BatchNormSync, JobSpec
 from data_pipeline.images import resolve_image_size
@@ -143,7 +144,8 @@ class Session:
 
 def lengths(job: JobSpec, manifest: Manifest) -> Lengths:
     """Steps of the training and of an epoch; refused where not even one batch can be filled."""
-    trainer, examples = job.trainer, manifest.splits["train"].num_examples
+    trainer, split = job.trainer, manifest.splits["train"]
+    examples = places_in_epoch(split.num_examples, split.class_counts, job.data.oversample)
     an_epoch = steps_per_epoch(examples, trainer.global_batch_size, job.data.remainder)
     if an_epoch == 0:
         law = f"the training split has only {examples} examples"

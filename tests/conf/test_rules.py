@@ -76,6 +76,7 @@ BAD = [
     ("cluster.max_restarts=-1", "at least 0", ""),
     ("data.channels=2", "grey (1) or RGB (3)", ""),
     ("trainer.class_weights=heavy", "null or balanced", "{cat: 2.0, dog: 1.0}"),
+    ("trainer.class_weights=balanced data.oversample=balanced", "twice favours the rare ones", "one of the two"),
     ("trainer.class_weights={cat: heavy}", "the weight of a class is a number", ""),
     ("trainer.class_weights={cat: -1}", "0 or more", ""),
     ("data.augment.rotation=200", "degrees in [0, 180]", "data.augment.rotation=0"),

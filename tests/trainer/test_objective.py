@@ -8,9 +8,10 @@ import pytest
 import tensorflow as tf
 
 from conf.errors import BadSpec
-from conf.schema import TrainerSpec
+from conf.schema import DataSpec, JobSpec, Oversample, Remainder, TrainerSpec
 from data_pipeline.manifest import ImageSizes, Manifest, Split
 from trainer.objective import Objective, class_weights, main_labels, make_objective
+from trainer.session import Lengths, lengths
 
 CLASSES = 7
 
@@ -88,3 +89,11 @@ def test_an_unknown_class_is_refused_with_the_nearest() -> None:
     data = manifest(["cat", "dog"], [1, 1])
     with pytest.raises(BadSpec, match=r"trainer\.class_weights\.cats=2\.0 - the data has no .*did you mean cat\?"):
         make_objective(TrainerSpec(class_weights={"cats": 2.0, "dog": 1.0}), data)
+
+
+def test_an_oversampled_epoch_has_as_many_steps_as_it_has_places() -> None:
+    job = JobSpec(data=DataSpec(remainder=Remainder.pad), trainer=TrainerSpec(epochs=3, global_batch_size=8))
+    data = manifest(["cat", "dog", "eel"], [10, 30, 0])
+    assert lengths(job, data) == Lengths(15, 5)
+    job.data.oversample = Oversample.balanced
+    assert lengths(job, data) == Lengths(24, 8)
