@@ -10,8 +10,8 @@ from conf.errors import BadSpec, Problem
 from conf.schema import Accelerator, ClusterSpec, DataSpec, JobSpec, StoreKind, SubmitKind, TrainerSpec, Verb
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad")
-SCHEDULES = ("constant", "cosine")
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad", "lamb", "lion")
+SCHEDULES = ("constant", "cosine", "cosine_restarts", "step", "exponential", "polynomial", "one_cycle")
 #: What an evaluation of the validation split gives.
 METRICS = ("validation_accuracy", "validation_loss")
 #: What the random generators of NumPy and TensorFlow take as a seed.
@@ -126,6 +126,11 @@ def _positive(job: JobSpec) -> list[Problem]:
         "trainer.optimizer.clip_norm": trainer.optimizer.clip_norm,
         "trainer.optimizer.clip_value": trainer.optimizer.clip_value,
         "trainer.optimizer.learning_rate": trainer.optimizer.learning_rate,
+        "trainer.optimizer.reference_batch_size": trainer.optimizer.reference_batch_size,
+        "trainer.schedule.every_steps": trainer.schedule.every_steps,
+        "trainer.schedule.factor": trainer.schedule.factor,
+        "trainer.schedule.power": trainer.schedule.power,
+        "trainer.schedule.cycles": trainer.schedule.cycles,
         "data.image_size": data.image_size,
         "data.num_shards": data.num_shards,
         "data.shard_bytes": data.shard_bytes,

@@ -205,8 +205,9 @@ class ModelSpec:
 class OptimizerSpec:
     """How a gradient becomes a new weight."""
 
-    name: str = "adam"  # sgd | adam | adamw | rmsprop | adagrad
+    name: str = "adam"  # sgd | adam | adamw | rmsprop | adagrad | lamb | lion
     learning_rate: float = 1e-3
+    reference_batch_size: int | None = None  # the batch learning_rate was found for; it grows with the global batch
     momentum: float = 0.9  # sgd and rmsprop alone
     nesterov: bool = False  # sgd alone
     weight_decay: float = 0.0  # decoupled; leaves biases and normalisation alone
@@ -218,9 +219,13 @@ class OptimizerSpec:
 class ScheduleSpec:
     """How the learning rate moves, counted in optimizer steps."""
 
-    name: str = "constant"  # constant | cosine
-    warmup_steps: int = 0  # linear, from 0
-    end_factor: float = 0.0  # cosine ends at learning_rate * end_factor
+    name: str = "constant"  # constant | cosine | cosine_restarts | step | exponential | polynomial | one_cycle
+    warmup_steps: int = 0  # linear, from 0; the schedule begins behind it
+    end_factor: float = 0.0  # cosine, cosine_restarts and polynomial end at learning_rate * end_factor
+    every_steps: int | None = None  # step and exponential: from one factor to the next; default: a third of the steps
+    factor: float = 0.1  # step and exponential: what every_steps multiply the rate by
+    power: float = 1.0  # polynomial: 1 is a straight line
+    cycles: int = 4  # cosine_restarts: falls of equal length
 
 
 @dataclass

@@ -23,6 +23,8 @@ def make_optimizer(trainer: TrainerSpec, total_steps: int) -> keras.optimizers.O
         "adamw": (keras.optimizers.AdamW, {}),
         "rmsprop": (keras.optimizers.RMSprop, {"momentum": spec.momentum}),
         "adagrad": (keras.optimizers.Adagrad, {}),
+        "lamb": (keras.optimizers.Lamb, {}),
+        "lion": (keras.optimizers.Lion, {}),
     }
     if spec.name not in kinds:
         raise BadSpec.of("trainer.optimizer.name", spec.name, "there is none of this name", ", ".join(kinds))

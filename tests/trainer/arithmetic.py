@@ -60,6 +60,10 @@ CASES = {
     "smoothed-and-clipped": Case(dataclasses.replace(ADAM, clip_norm=0.3), label_smoothing=0.1, accumulation=4),
     "regularised": Case(l2=0.01, accumulation=4),
     "decayed": Case(dataclasses.replace(ADAM, name="adamw", weight_decay=0.1)),
+    "rmsprop": Case(dataclasses.replace(ADAM, name="rmsprop")),
+    "adagrad": Case(dataclasses.replace(ADAM, name="adagrad", learning_rate=0.05)),
+    "lamb": Case(dataclasses.replace(ADAM, name="lamb", learning_rate=0.02), accumulation=2),
+    "lion": Case(dataclasses.replace(ADAM, name="lion", learning_rate=0.001)),
     "synchronized-batch-norm": Case(batch_norm=BatchNormSync.synchronized),
     "synchronized-accumulated": Case(batch_norm=BatchNormSync.synchronized, accumulation=4),
     "lanes": Case(ADAM, short=13, class_weights=True, lanes=2),
@@ -67,6 +71,15 @@ CASES = {
     "loss-scale": Case(ADAM, precision=Precision.mixed_float16),
 }
 AVERAGED = Case(batch_norm=BatchNormSync.average)
+KERAS_OPTIMIZERS = (
+    keras.optimizers.SGD,
+    keras.optimizers.Adam,
+    keras.optimizers.AdamW,
+    keras.optimizers.RMSprop,
+    keras.optimizers.Adagrad,
+    keras.optimizers.Lamb,
+    keras.optimizers.Lion,
+)
 FOR_FOUR = ("sgd", "adam-accumulated", "class-weights", "short-batch", "synchronized-batch-norm")
 
 
@@ -106,8 +119,8 @@ def new_model(case: Case) -> keras.Model:
 def by_keras(case: Case) -> dict[str, np.ndarray]:
     """The weights after plain `fit` with Keras's own optimizer, loss, clipping and class weights, on one replica."""
     spec = case.optimizer
-    kinds = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}
-    options = {"momentum": spec.momentum} if spec.name == "sgd" else {}
+    kinds = {kind.__name__.lower(): kind for kind in KERAS_OPTIMIZERS}
+    options = {"momentum": spec.momentum} if spec.name in ("sgd", "rmsprop") else {}
     if spec.weight_decay:
         options["weight_decay"] = spec.weight_decay
     optimizer = kinds[spec.name](spec.learning_rate, global_clipnorm=spec.clip_norm, **options)

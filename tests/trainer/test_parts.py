@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from conf.errors import BadSpec
-from conf.schema import BatchNormSync, ModelSpec, OptimizerSpec, Precision, ScheduleSpec, TrainerSpec
+from conf.schema import BatchNormSync, ModelSpec, OptimizerSpec, Precision, TrainerSpec
 from data_pipeline.order import BatchShape
 from tests.trainer.arithmetic import Case, batches, by_convoy, new_model
 from trainer import precision
@@ -26,7 +26,6 @@ from trainer.export.saved_model import ExportError, export
 from trainer.models import build_model, families
 from trainer.objective import Objective, balanced_weights
 from trainer.optimizers import make_optimizer
-from trainer.schedules import learning_rate
 from trainer.state import TrainingState
 from trainer.step import TrainingStep
 
@@ -45,17 +44,6 @@ def test_balanced_weights_equal_scikit_learn():
     expected = compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=labels)
     np.testing.assert_allclose(np.array(balanced_weights([5, 20, 0, 2]))[[0, 1, 3]], expected)
     assert balanced_weights([5, 20, 0, 2])[2] == 0
-
-
-@pytest.mark.parametrize("name", ["constant", "cosine"])
-def test_schedules_equal_their_formulas(name):
-    spec = ScheduleSpec(name=name, warmup_steps=10, end_factor=0.1)
-    rate = learning_rate(TrainerSpec(optimizer=OptimizerSpec(learning_rate=0.4), schedule=spec), 110)
-    for step in (0, 5, 10, 60, 110):
-        later = 0.4
-        if name == "cosine":
-            later = 0.4 * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * min(step - 10, 100) / 100)))
-        assert float(rate(step)) == pytest.approx(0.4 * step / 10 if step < 10 else later, rel=1e-5)
 
 
 def test_a_report_equals_scikit_learn():
