@@ -212,7 +212,7 @@ def _shares(job: JobSpec) -> list[Problem]:
         if not 0 <= value < limit:
             problems.append(Problem(name, value, f"is a share in [0, {limit:g})", f"{name}=0.1"))
     model, size = job.trainer.model, job.data.image_size
-    if size is not None and size < model.min_image_size:
+    if size is not None and 0 < size < model.min_image_size:
         law = f"{model.name} cannot take images smaller than {model.min_image_size} pixels"
         problems.append(Problem("data.image_size", size, law, f"data.image_size={model.min_image_size}"))
     return problems

@@ -41,7 +41,8 @@ def read_npz(path: Path) -> tuple[Arrays, list[str] | None]:
         with np.load(path, allow_pickle=False) as file:
             stored = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise BadSpec.of("data.path", path, f"this .npz cannot be read: {error}", "write it again") from error
+        what = "it holds Python objects, not plain arrays" if "allow_pickle" in str(error) else str(error)
+        raise BadSpec.of("data.path", path, f"this .npz cannot be read: {what}", "write it again") from error
     arrays = {
         split: (stored[f"x_{name}"], stored[f"y_{name}"])
         for split, names in _NPZ_NAMES.items()

@@ -227,7 +227,9 @@ class Controller:
         if self._interrupts.reason and decision.action is not Action.give_up:
             reason = f"{self._interrupts.reason}: {decision.reason}"
             return Outcome("stopped", attempt, ending.step or self._step, reason, self._interrupts.exit_code)
-        code = exit_codes.BAD_SPEC if ending.kind is Kind.bad_spec else exit_codes.FAILED
+        # A full disk is the user's to mend too, and no restart does it.
+        refused = ending.kind in (Kind.bad_spec, Kind.no_capacity)
+        code = exit_codes.BAD_SPEC if refused else exit_codes.FAILED
         tail = self._gang.tail(ending.rank) if ending.rank is not None and _is_explained_by_log(ending) else ()
         step = max(ending.step or 0, self._step)
         return Outcome("failed", attempt, step, decision.reason, code, ending.rank, tail, ending.others or {})

@@ -157,6 +157,7 @@ def saved_state(session: Session, progress: Progress) -> dict[str, Any]:
         },
         "seed": session.job.seed,
         "data": session.manifest.digest,
+        "lanes": session.lanes,
     }
 
 

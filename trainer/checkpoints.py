@@ -4,6 +4,7 @@ Saving writes files under names of its own, then one small manifest, only if the
 between leaves files that no manifest names: never in the way, and removed by the next save or `prune`.
 """
 
+import contextlib
 import json
 import logging
 import secrets
@@ -103,6 +104,15 @@ def newest_whole(run_dir: RunDir) -> Loaded | None:
         except Broken as error:
             log.warning("%s: %s; an older checkpoint is tried", run_dir.url, error)
             broken.append(str(error))
+    return None
+
+
+def newest_state(run_dir: RunDir) -> dict[str, Any] | None:
+    """The state alone of the newest checkpoint whose state is whole, or None."""
+    for step in reversed(steps_in(listing_of(run_dir))):
+        with contextlib.suppress(Broken, ValueError):
+            entry = checked_manifest(run_dir, step).state
+            return dict(json.loads(bytes(verified_bytes(run_dir, step, entry))))
     return None
 
 

@@ -15,9 +15,15 @@ from trainer.topology import Topology
 FEWEST_EXAMPLES = 8
 
 
-def num_lanes(job: JobSpec, topology: Topology, shape: BatchShape, cores: int) -> int:
-    """Into how many parts a micro-batch of this job is cut: the most, up to one a core, that divide it."""
+def num_lanes(job: JobSpec, topology: Topology, shape: BatchShape, cores: int, saved: int | None = None) -> int:
+    """Into how many parts a micro-batch of this job is cut: the most, up to one a core, that divide it.
+
+    A run that goes on takes as many as it was `saved` with, whatever the cores are now: each lane draws dropout masks
+    of its own, so another number would be another run.
+    """
     if topology.on_gpu or topology.local_replicas > 1 or job.trainer.deterministic or mixes_examples(job.trainer.model):
         return 1
+    if saved is not None and shape.micro_batch_size % saved == 0:
+        return saved
     most = min(cores, shape.micro_batch_size // FEWEST_EXAMPLES)
     return max((count for count in range(1, most + 1) if shape.micro_batch_size % count == 0), default=1)

@@ -47,20 +47,20 @@ class Lengths:
 class Session:
     """One job in one process: what the loop and its actions work with."""
 
-    def __init__(self, job: JobSpec, topology: Topology, channel: Channel):
+    def __init__(self, job: JobSpec, topology: Topology, channel: Channel, saved_lanes: int | None = None):
         self.job, self.topology, self.channel = job, topology, channel
         self.manifest = load_manifest(data_url(job))
         self.shape = batch_shape(job, topology)
         self.lengths = lengths(job, self.manifest)
         self.image_size = resolve_image_size(job.data, job.trainer.model, self.manifest)
         cores = len(os.sched_getaffinity(0))
-        self.lanes = num_lanes(job, topology, self.shape, cores)
+        self.lanes = num_lanes(job, topology, self.shape, cores, saved_lanes)
         self.eval_shape = evaluation_shape(job, topology, self.lanes)
         configure_devices(job, topology, self.lanes, cores)
-        precision.set_policy(job.trainer.precision)
         self.strategy = make_strategy(topology)
         # Names of layers count up within a process; checkpoints want them to be the same in every one.
         keras.utils.clear_session(free_memory=False)
+        precision.set_policy(job.trainer.precision)  # which clear_session has put back to float32
         with self.strategy.scope():
             self._build()
         self._evaluation_datasets: dict[str, tf.data.Dataset] = {}

@@ -11,6 +11,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import tensorflow as tf
 
@@ -23,6 +24,7 @@ from storage import run_dir as names
 from storage.run_dir import RunDir
 from storage.store import NotStored, open_store
 from trainer.channel import Channel, open_channel, stop_on_signals
+from trainer.checkpoints import newest_state
 from trainer.failures import kind_of, sentence_of
 from trainer.session import Session
 from trainer.topology import find_topology
@@ -77,9 +79,15 @@ def work(arguments: argparse.Namespace, run: RunDir, channel: Channel) -> int:
     if job.cluster.accelerator is Accelerator.cpu:
         tf.config.set_visible_devices([], "GPU")
     topology = find_topology(job, os.environ, len(tf.config.get_visible_devices("GPU")))
-    session = Session(job, topology, channel)
+    session = Session(job, topology, channel, saved_lanes(run))
     stop_on_signals(channel)
     return run_task(session, run, arguments.attempt)
+
+
+def saved_lanes(run: RunDir) -> int | None:
+    """How many lanes the run has had so far: one where it was saved before there were any; None if it begins here."""
+    state = newest_state(run)
+    return None if state is None else int(state.get("lanes", 1))
 
 
 def read_job(url: str) -> JobSpec:
@@ -97,12 +105,22 @@ def rank_of(environment: Mapping[str, str]) -> int:
     return int(json.loads(environment.get("TF_CONFIG", "{}")).get("task", {}).get("index", 0))
 
 
+def remove_generated_code() -> None:
+    """Remove what AutoGraph has left in the temporary folder; its own clean-up needs a normal exit."""
+    for name in [name for name in sys.modules if name.startswith("__autograph_generated_file")]:
+        module = sys.modules[name]
+        for path in (getattr(module, "__file__", None), getattr(module, "__cached__", None)):
+            if path:
+                Path(path).unlink(missing_ok=True)
+
+
 def run_and_exit(argv: Sequence[str] | None = None) -> None:
     """`main`, then the end of the process at once.
 
     A normal exit waits for TensorFlow's threads: seconds after a lost peer, minutes where a prefetch still reads.
     """
     code = main(argv)
+    remove_generated_code()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -49,7 +49,8 @@ def _train(job: JobSpec, run_dir: RunDir) -> int:
     console, journal = Console(), Journal(run_dir)
     check_writable(run_dir, job)
     with interrupts() as stopper, Lease(run_dir):
-        began = beginning(run_dir)
+        refused: BadSpec | None = None
+        began, existed = beginning(run_dir), run_dir.exists()
         freeze(run_dir, job)
         journal.forget_stop()
         console.say(began)
@@ -57,6 +58,7 @@ def _train(job: JobSpec, run_dir: RunDir) -> int:
         try:
             found = Drive(job, run_dir, console, stopper).run()
         except BadSpec as error:
+            refused = error if next_attempt(run_dir) == 1 and not existed else None
             found = Outcome("failed", next_attempt(run_dir) - 1, 0, str(error), BAD_SPEC)
         except KeyboardInterrupt:
             found = Outcome(
@@ -64,5 +66,8 @@ def _train(job: JobSpec, run_dir: RunDir) -> int:
             )
         journal.outcome(found.state, found.attempts, found.step, found.reason)
     console.rest()
+    if refused is not None:
+        run_dir.remove()  # nothing was scheduled: nothing is left
+        raise refused
     console.say(farewell(job, run_dir, found))
     return found.exit_code

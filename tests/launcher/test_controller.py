@@ -174,6 +174,7 @@ def test_the_logs_end_is_shown_where_it_says_more_than_the_message(tmp_path, kin
     died = at(0, code=1, error={"error_kind": kind, "message": "/runs/x: a sentence - and its cure"})
     found = Setting(tmp_path, max_restarts=0).run(ScriptedGang([[died]]))
     assert (found.state, found.rank, bool(found.log_tail)) == ("failed", 0, shown)
+    assert found.exit_code == (78 if kind in ("bad_spec", "no_capacity") else 1)
     assert "/runs/x: a sentence - and its cure" in found.reason
 
 

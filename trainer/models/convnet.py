@@ -9,6 +9,9 @@ from conf.schema import ModelSpec
 from trainer.models.head import add_head
 from trainer.models.pixels import normalise, to_unit
 
+#: Of BatchNorm's moving statistics. Small networks are trained for few steps: 0.99 would still remember the start.
+MOMENTUM = 0.9
+
 
 def mixes_examples(spec: ModelSpec) -> bool:
     """It has BatchNorm only where it was asked for."""
@@ -40,7 +43,7 @@ def build(
     for number, width in enumerate(filters, start=1):
         x = keras.layers.Conv2D(width, 3, padding=padding, name=f"conv{number}", use_bias=not batch_norm)(x)
         if batch_norm:
-            x = keras.layers.BatchNormalization(name=f"norm{number}")(x)
+            x = keras.layers.BatchNormalization(momentum=MOMENTUM, name=f"norm{number}")(x)
         if min(x.shape[1:3]) >= 4:
             x = keras.layers.MaxPooling2D(name=f"pool{number}")(x)
         # The largest of four, then ReLU, is the same as ReLU, then the largest, on a quarter of the numbers.

@@ -1,0 +1,91 @@
+"""Whole runs of one worker without Ray: what precision does, what the number of cores must not do, what is left."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conf.files import dump_job
+from conf.schema import DataSpec, JobSpec, ModelSpec, Precision, StorageSpec, TrainerSpec
+from data_pipeline.prepare import prepare
+from storage.run_dir import RunDir
+from trainer.checkpoints import newest_whole
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 60
+
+
+def job(root: Path, run_id: str, **trainer: Any) -> JobSpec:
+    model = ModelSpec(dropout=0.25)
+    settings = {"steps": STEPS, "checkpoint_every_steps": 20, "export_at_end": False} | trainer
+    data = DataSpec(out=str(root / "data"), channels=1)
+    return JobSpec(
+        run_id=run_id,
+        data=data,
+        trainer=TrainerSpec(model=model, **settings),
+        storage=StorageSpec(root=str(root / "runs")),
+    )
+
+
+def run(asked: JobSpec, cores: set[int] | None = None, temp: Path | None = None) -> dict[str, np.ndarray]:
+    """Run it to its end; its last checkpoint."""
+    path = Path(asked.storage.root) / str(asked.run_id) / "job.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dump_job(asked))
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer.worker", "--job", str(path)],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"} | ({"TMPDIR": str(temp)} if temp else {}),
+        preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = newest_whole(RunDir(asked.storage.root, str(asked.run_id)))
+    assert found is not None and found.step == asked.trainer.steps
+    return found.tensors
+
+
+def accuracy(asked: JobSpec) -> float:
+    return float(RunDir(asked.storage.root, str(asked.run_id)).read_json("report/metrics.json")["accuracy"])
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("worker-runs")
+    prepare(job(folder, "prepare"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calm(root) -> dict[str, np.ndarray]:
+    temp = root / "temp"
+    temp.mkdir()
+    return run(job(root, "calm"), temp=temp)
+
+
+def test_nothing_is_left_in_the_temporary_folder(root, calm):
+    assert not list((root / "temp").glob("*.py")) and not list((root / "temp").glob("convoy-*"))
+
+
+@pytest.mark.parametrize("precision", [Precision.mixed_bfloat16, Precision.mixed_float16])
+def test_mixed_precision_computes_otherwise_and_learns_as_well(root, calm, precision):
+    mixed = job(root, precision.name, precision=precision)
+    found = run(mixed)
+    same = [np.array_equal(found[name], calm[name]) for name in calm if calm[name].dtype == np.float32]
+    assert same and not all(same), "the arithmetic was float32's"
+    assert all(found[name].dtype == calm[name].dtype for name in calm), "variables stay float32"
+    assert accuracy(mixed) > 0.85 and abs(accuracy(mixed) - accuracy(job(root, "calm"))) < 0.06
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_a_run_that_goes_on_with_other_cores_ends_with_the_same_bits(root, calm):
+    run(job(root, "moved", steps=20))
+    found = run(job(root, "moved"), cores={min(os.sched_getaffinity(0))})
+    assert found.keys() == calm.keys()
+    assert [name for name in calm if not np.array_equal(found[name], calm[name])] == []
