@@ -6,7 +6,7 @@ from typing import Any
 
 from conf.errors import BadSpec
 from conf.schema import Encoding
-from data_pipeline.records import ENCODED, FORMAT, HEIGHT, KEY, LABEL, WEIGHT, WIDTH
+from data_pipeline.records import CRC_BYTES, ENCODED, FORMAT, HEADER_BYTES, HEIGHT, KEY, LABEL, WEIGHT, WIDTH
 from storage.data_dir import MANIFEST
 from storage.store import NotStored, open_store
 
@@ -129,6 +129,19 @@ def _parse(stored: dict[str, Any], url: str) -> Manifest:
     for name, split in splits.items():
         if split.num_examples != sum(shard.num_examples for shard in split.shards):
             raise ValueError(f"the shards of {name} do not add up to {split.num_examples} examples")
+        _check_counts(name, split, len(stored["classes"]))
     known = {entry.name for entry in fields(Manifest)} - {"url", "splits", "images"}
     rest = {name: value for name, value in stored.items() if name in known}
     return Manifest(url=url, splits=splits, images=ImageSizes(**stored["images"]), **rest)
+
+
+def _check_counts(name: str, split: Split, num_classes: int) -> None:
+    """Raise ValueError where the numbers of a split contradict one another; names the shard."""
+    for shard in split.shards:
+        counts = shard.class_counts
+        if len(counts) != num_classes or sum(counts) != shard.num_examples or min(counts, default=0) < 0:
+            raise ValueError(f"{shard.name}: its class_counts are not {shard.num_examples} examples of the classes")
+        if shard.num_bytes < shard.num_examples * (HEADER_BYTES + CRC_BYTES):
+            raise ValueError(f"{shard.name}: {shard.num_bytes} bytes cannot hold {shard.num_examples} examples")
+    if list(split.class_counts) != [sum(column) for column in zip(*(shard.class_counts for shard in split.shards))]:
+        raise ValueError(f"the class_counts of the shards of {name} do not add up to the split's")

@@ -181,6 +181,13 @@ def position_of(step: int, num_examples: int, global_batch_size: int, remainder:
     return Position(epoch, step_of_epoch * global_batch_size)
 
 
+def examples_before(step: int, num_examples: int, global_batch_size: int, remainder: Remainder) -> int:
+    """How many real examples the batches before `step` hold, over all epochs; none of them corrupt."""
+    position = position_of(step, num_examples, global_batch_size, remainder)
+    an_epoch = steps_per_epoch(num_examples, global_batch_size, remainder) * global_batch_size
+    return position.epoch * min(an_epoch, num_examples) + position.place
+
+
 @dataclass(frozen=True)
 class BatchShape:
     """How a global batch is cut.

@@ -13,6 +13,7 @@ and a thread of its that waits for the interpreter while that shuts down waits f
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -27,11 +28,12 @@ from data_pipeline.augment.columns import is_active, num_draws
 from data_pipeline.augment.crop import crop_window
 from data_pipeline.augment.mix import mix_neighbours
 from data_pipeline.batches import BatchOrder, ChosenOrder, EvaluationOrder, TrainingOrder
-from data_pipeline.images import decode, decode_crop, parse, resize, shape_of
+from data_pipeline.damage import guarded, parsed
+from data_pipeline.images import decode, decode_crop, resize, shape_of
 from data_pipeline.manifest import Manifest
 from data_pipeline.order import BatchShape, Blocks, steps_per_epoch
 from data_pipeline.oversampling import Oversampling
-from data_pipeline.reader import PLACEHOLDER, RecordReader, open_split
+from data_pipeline.reader import PLACEHOLDER, RecordReader, Skipped, open_split
 
 Element = dict[str, tf.Tensor]
 #: Nothing here has Python branches for AutoGraph to convert, and looking for them takes most of a second.
@@ -53,9 +55,13 @@ def training_dataset(
     replicas: range,
     image_size: int,
     start_step: int = 0,
+    tell: Callable[[Skipped], None] | None = None,
 ) -> tf.data.Dataset:
-    """Endless elements from `start_step` on: that step's for each of `replicas`, then the next step's."""
-    reader = open_split(manifest, "train", data)
+    """Endless elements from `start_step` on: that step's for each of `replicas`, then the next step's.
+
+    `tell` hears of each corrupt record that is skipped, from another thread.
+    """
+    reader = open_split(manifest, "train", data, tell)
     refuse_odd_pairs(data, shape)
     blocks = _blocks(reader, data)
     order = TrainingOrder(
@@ -82,9 +88,10 @@ def evaluation_dataset(
     shape: BatchShape,
     replicas: range,
     image_size: int,
+    tell: Callable[[Skipped], None] | None = None,
 ) -> tf.data.Dataset:
     """Every example of a split once, in stored order; as many elements for every replica, the last filled up."""
-    reader = open_split(manifest, split, data)
+    reader = open_split(manifest, split, data, tell)
     order = EvaluationOrder(reader.num_examples, shape, replicas)
     return _dataset(order, 0, reader, manifest, data, AugmentSpec(), image_size)
 
@@ -238,13 +245,19 @@ def _load(reader: RecordReader, channels: int, image_size: int, pixel_type: tf.D
     """Every image of the split at its size, with labels, weights, and 0 for those that are corrupt, else 1."""
 
     @do_not_convert
-    def one(record: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        encoded, label, weight = parse(record, reader.encoding)
-        return tf.cast(resize(decode(encoded, channels), image_size), pixel_type), label, weight, _is_whole(record)
+    def read(examples: tf.Tensor) -> Element:
+        return {"example": examples, "record": _read(reader, examples)}
+
+    @do_not_convert
+    def one(example: Element) -> tuple[tf.Tensor, ...]:
+        encoded, label, weight = parsed(reader, example["record"])
+        pixels = tf.cast(resize(decode(encoded, channels), image_size), pixel_type)
+        return pixels, label, weight, _is_whole(example["record"])
 
     examples = tf.data.Dataset.range(reader.num_examples).batch(_LOADED_AT_ONCE)
-    records = examples.map(do_not_convert(partial(_read, reader)), _READS_AT_ONCE).unbatch()
-    parts = list(records.map(one, tf.data.AUTOTUNE).batch(_LOADED_AT_ONCE).with_options(_options()))
+    records = examples.map(read, _READS_AT_ONCE).unbatch()
+    loaded = records.map(guarded(one, reader), tf.data.AUTOTUNE).batch(_LOADED_AT_ONCE)
+    parts = list(loaded.with_options(_options()))
     return tuple(tf.concat(columns, 0) for columns in zip(*parts, strict=True))
 
 
@@ -272,13 +285,11 @@ def _streamed(
     @do_not_convert
     def read(batch: Element) -> Element:
         everywhere = tf.fill([size], batch["batch_examples"])
-        return {"record": _read(reader, batch["example"]), "mask": batch["mask"], "draws": batch["draws"]} | {
-            "batch_examples": everywhere
-        }
+        return batch | {"record": _read(reader, batch["example"]), "batch_examples": everywhere}
 
     @do_not_convert
     def one(example: Element) -> Element:
-        encoded, label, weight = parse(example["record"], reader.encoding)
+        encoded, label, weight = parsed(reader, example["record"])
         if augment.crop_min_area < 1:
             image = decode_crop(encoded, crop_window(shape_of(encoded), example["draws"], augment), data.channels)
         else:
@@ -294,7 +305,7 @@ def _streamed(
     def element(batch: Element) -> Element:
         return batch | {"batch_examples": batch["batch_examples"][0]}
 
-    examples = batches.map(read, _READS_AT_ONCE).unbatch().map(one, tf.data.AUTOTUNE)
+    examples = batches.map(read, _READS_AT_ONCE).unbatch().map(guarded(one, reader), tf.data.AUTOTUNE)
     if mixes(augment):
         examples = _mixed(examples, augment)
     return examples.batch(size, drop_remainder=True).map(element)

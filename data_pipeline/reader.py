@@ -9,6 +9,8 @@ import logging
 import os
 import struct
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -29,6 +31,7 @@ from storage.data_dir import MANIFEST, index_name, labels_name
 from storage.store import Store, open_store
 
 DEFAULT_CACHE_BYTES = 16 << 30
+_REMEMBERED = 40  # reads
 _CRC = struct.Struct("<I")
 _log = logging.getLogger(__name__)
 
@@ -68,8 +71,11 @@ class RecordReader:
         tell: Callable[[Skipped], None] | None = None,
     ):
         self._files: ShardFiles | None = None
-        self._max_corrupt, self._tell = max_corrupt, tell
+        self.max_corrupt, self._tell = max_corrupt, tell
         self._skipped: dict[int, Skipped] = {}
+        self._recent: deque[Places] = deque(maxlen=_REMEMBERED)
+        self.last_read = 0.0
+        self.num_classes = manifest.num_classes
         self._lock = threading.Lock()
         if split not in manifest.splits:
             has = ", ".join(manifest.splits)
@@ -101,6 +107,10 @@ class RecordReader:
         """How many corrupt records were skipped so far."""
         return len(self._skipped)
 
+    def recent(self) -> list[Places]:
+        """What was read last, the oldest first: more than what is on its way to the model."""
+        return list(self._recent)
+
     def follow(self, groups: Callable[[], Groups]) -> None:
         """Expect the shards in the order that `groups` begins with each time it is called, and fetch them ahead."""
         assert self._files is not None
@@ -113,6 +123,8 @@ class RecordReader:
         PLACEHOLDER takes their place, each time they are read.
         """
         examples = np.asarray(examples)
+        self._recent.append(examples)
+        self.last_read = time.monotonic()
         numbers = np.searchsorted(self._starts, examples, side="right") - 1
         found = [PLACEHOLDER] * len(examples)
         # Shard by shard, so that each is opened once, and held no longer than it is read.
@@ -157,7 +169,7 @@ class RecordReader:
         with self._lock:
             if example in self._skipped:
                 return
-            if len(self._skipped) >= self._max_corrupt:
+            if len(self._skipped) >= self.max_corrupt:
                 raise error
             self._skipped[example] = skipped
         _log.warning("skipped %s", error)
@@ -204,7 +216,7 @@ class RecordReader:
         """Name a shard or index that is missing or cut off before anything is read, unless such are skipped."""
         expected = [(shard.name, "shard", shard.num_bytes) for shard in self.shards]
         expected += [(index_name(shard.name), "index", shard.num_examples * PAIR_BYTES) for shard in self.shards]
-        if self._max_corrupt:
+        if self.max_corrupt:
             return
         if self.is_near:
             sizes = {name: _size(store, name) for name, _, _ in expected}
@@ -237,7 +249,7 @@ class RecordReader:
     def _check_damaged(self, number: int, shard: OpenShard) -> None:
         """Name the first damaged record of a shard that is not the manifest's, unless such are skipped."""
         url = f"{self._url}/{self.shards[number].name}"
-        if self._max_corrupt:
+        if self.max_corrupt:
             _log.warning("%s: its checksum is not the manifest's; each record is checked as it is read", url)
             return
         for record in range(self.shards[number].num_examples):

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from conf.files import dump_job
+from conf.schema import BadRecord
 from storage import run_dir as names
 from storage.run_dir import RunDir
 from trainer.checkpoints import CheckpointWriter
@@ -87,9 +88,16 @@ class TrainingCurves:
                 "step_time_s": step_s,
                 "epoch": progress.epoch,
             }
+            if skips(self._session):
+                values["skipped_examples"] = self._session.num_skipped(progress)
             self._curves.scalars(progress.step, values)
         progress.window = Window()
         self._since = time.perf_counter()
+
+
+def skips(session: Session) -> bool:
+    """Whether corrupt records are left out of this training instead of ending it."""
+    return session.job.data.on_corrupt is BadRecord.skip
 
 
 def rate_of(optimizer: keras.optimizers.Optimizer) -> float:
@@ -109,6 +117,7 @@ class Evaluation:
         begun = time.perf_counter()
         counts = self._session.measure(self._split)
         seconds = time.perf_counter() - begun
+        skipped = self._session.manifest.splits[self._split].num_examples - counts.num_examples
         progress.last_metrics = {"validation_loss": counts.loss, "validation_accuracy": counts.accuracy}
         steps = -(-counts.num_examples // self._session.eval_shape.global_batch_size)
         if self._curves:
@@ -120,9 +129,12 @@ class Evaluation:
                 "step_time_s": seconds / max(steps, 1),
                 "epoch": progress.epoch,
             }
+            if skips(self._session):
+                values["skipped_examples"] = skipped
             self._curves.scalars(progress.step, values)
         details = {"split": self._split, "step": progress.step, "loss": counts.loss, "accuracy": counts.accuracy}
-        self._session.channel.say("event", event="evaluated", details={**details, "num_examples": counts.num_examples})
+        details |= {"num_examples": counts.num_examples, "skipped_examples": skipped}
+        self._session.channel.say("event", event="evaluated", details=details)
 
 
 class Saving:

@@ -15,13 +15,15 @@ from conf.errors import BadSpec
 from conf.schema import BatchNormSync, JobSpec
 from data_pipeline.images import resolve_image_size
 from data_pipeline.manifest import Manifest, load_manifest
-from data_pipeline.order import evaluation_steps, steps_per_epoch
+from data_pipeline.order import evaluation_steps, examples_before, steps_per_epoch
 from data_pipeline.pipeline import evaluation_dataset, training_dataset
+from data_pipeline.reader import Skipped
 from trainer import precision
 from trainer.batch_norm import averaging
 from trainer.channel import Channel
 from trainer.evaluation.evaluator import Counts, Evaluator
 from trainer.lanes import num_lanes
+from trainer.loop import Progress
 from trainer.models import build_model
 from trainer.objective import make_objective
 from trainer.optimizers import make_optimizer, spare_from_decay
@@ -99,9 +101,23 @@ class Session:
 
     def training_dataset(self, start_step: int) -> tf.data.Dataset:
         """The same as a plain dataset: the elements of each step for this worker's replicas, one after the other."""
+        job, replicas = self.job, self.topology.replicas
         return training_dataset(
-            self.manifest, self.job.data, self.job.seed, self.shape, self.topology.replicas, self.image_size, start_step
+            self.manifest, job.data, job.seed, self.shape, replicas, self.image_size, start_step, self._tell_skipped
         )
+
+    def _tell_skipped(self, skipped: Skipped) -> None:
+        self.channel.say("event", event="corrupt_record", details=skipped._asdict())
+
+    def num_skipped(self, progress: Progress) -> int:
+        """How many examples of the window at hand were left out because they are corrupt, over all workers."""
+        data, split, size = self.job.data, self.manifest.splits["train"], self.shape.global_batch_size
+        places = places_in_epoch(split.num_examples, split.class_counts, data.oversample)
+        first, last = (
+            examples_before(step, places, size, data.remainder)
+            for step in (progress.step - progress.window.steps, progress.step)
+        )
+        return last - first - round(progress.window.examples)
 
     def distributed(self, dataset: tf.data.Dataset) -> Iterator[dict[str, tf.Tensor]]:
         """Such a dataset, which has no end, as the strategy takes it."""
@@ -122,7 +138,13 @@ class Session:
         """Made once a split: small ones are decoded when they are made."""
         if split not in self._evaluation_datasets:
             self._evaluation_datasets[split] = evaluation_dataset(
-                self.manifest, split, self.job.data, self.eval_shape, self.topology.replicas, self.image_size
+                self.manifest,
+                split,
+                self.job.data,
+                self.eval_shape,
+                self.topology.replicas,
+                self.image_size,
+                self._tell_skipped,
             )
         return self._evaluation_datasets[split]
 

@@ -130,7 +130,8 @@ def evaluate(session: Session, run: RunDir, step: int, split: str) -> dict[str, 
     """Measure `split` and write the report; every worker takes part."""
     counts = session.measure(split)
     if session.topology.is_chief:
-        run.write_json(names.METRICS, report.metrics(split, step, session.manifest.classes, counts))
+        skipped = session.manifest.splits[split].num_examples - counts.num_examples
+        run.write_json(names.METRICS, report.metrics(split, step, session.manifest.classes, counts, skipped))
     found = {f"{split}_accuracy": counts.accuracy, f"{split}_loss": counts.loss}
     session.channel.say(
         "event", event="evaluated", details={"split": split, "num_examples": counts.num_examples, **found}

@@ -20,6 +20,7 @@ from conf.errors import BadSpec
 from conf.files import load_job
 from conf.schema import Accelerator, JobSpec, Verb
 from data_pipeline.allocator import keep_freed_memory
+from data_pipeline.damage import named
 from storage import run_dir as names
 from storage.run_dir import RunDir
 from storage.store import NotStored, open_store
@@ -49,10 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return exit_codes.BAD_SPEC
     # The one place where any error becomes an exit code: the launcher decides by it and by the kind.
-    except Exception as error:
+    except Exception as raised:
         traceback.print_exc()
-        kind = kind_of(error)
-        channel.say("error", error_kind=kind, message=sentence_of(error))
+        failure = named(raised)
+        kind = kind_of(failure)
+        channel.say("error", error_kind=kind, message=sentence_of(failure))
         return exit_codes.BAD_SPEC if kind == "bad_spec" else exit_codes.FAILED
 
 

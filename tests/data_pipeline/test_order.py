@@ -16,6 +16,7 @@ from data_pipeline.order import (
     Position,
     draws,
     evaluation_steps,
+    examples_before,
     place_to_example,
     position_of,
     steps_per_epoch,
@@ -101,6 +102,8 @@ def test_steps_and_positions(remainder: Remainder) -> None:
     steps = steps_per_epoch(103, 10, remainder)
     assert steps == (10 if remainder is Remainder.drop else 11)
     assert position_of(2 * steps + 3, 103, 10, remainder) == Position(2, 30)
+    batches = training(103, BatchShape(10), remainder).batches(0, 2 * steps + 3)
+    assert examples_before(2 * steps + 3, 103, 10, remainder) == batches.mask.sum()
     assert evaluation_steps(103, 10) == 11 and evaluation_steps(100, 10) == 10
 
 

@@ -7,12 +7,16 @@ import numpy as np
 from trainer.evaluation.evaluator import Counts
 
 
-def metrics(split: str, step: int, classes: list[str], counts: Counts) -> dict[str, Any]:
-    """The report of an evaluation, ready for JSON: split, num_examples, accuracy, loss, and what each class reached."""
+def metrics(split: str, step: int, classes: list[str], counts: Counts, skipped_examples: int = 0) -> dict[str, Any]:
+    """The report of an evaluation, ready for JSON: split, num_examples, accuracy, loss, and what each class reached.
+
+    `skipped_examples` are those of the split which were left out because they are corrupt.
+    """
     return {
         "split": split,
         "step": step,
         "num_examples": counts.num_examples,
+        "skipped_examples": skipped_examples,
         "accuracy": counts.accuracy,
         "loss": counts.loss,
         "per_class": per_class(classes, counts.confusion),
