@@ -151,7 +151,8 @@ def _plain(image: Image.Image) -> Image.Image:
     if image.mode in ("L", "RGB"):
         return image
     if image.mode.startswith("I;16"):
-        return image.convert("I;16") if image.mode != "I;16" else image
+        # Pillow's own conversion from the other byte order cuts everything to 255.
+        return image if image.mode == "I;16" else Image.fromarray(np.asarray(image).astype(np.uint16))
     if image.mode in ("I", "F"):
         raise BadImage(f"pixels of 32 bits (mode {image.mode}); 8 or 16 bits can be stored")
     return image.convert("L" if image.mode in ("1", "LA", "La") else "RGB")

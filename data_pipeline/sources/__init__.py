@@ -28,7 +28,7 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 class Example:
     """One labelled image: a path, a file's bytes, pixels [height, width(, channels)], or a function that draws it."""
 
-    image: str | Path | bytes | Pixels | Callable[[], Pixels]
+    image: str | Path | bytes | Pixels | Callable[[], Pixels | bytes]
     label: int
     key: str  # names the example within its source, and in messages
     weight: float = 1.0

@@ -1,5 +1,6 @@
 """Preparing: the same bytes every time, whole or not at all, and what is wrong is said."""
 
+import io
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import google_crc32c
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from conf.data_url import data_url
@@ -26,7 +28,9 @@ from data_pipeline.manifest import Manifest, load_manifest
 from data_pipeline.prepare import main, prepare
 from data_pipeline.reader import RecordReader
 from data_pipeline.records import CorruptRecord, decode
+from data_pipeline.report import in_words
 from storage.data_dir import MANIFEST, is_prepared
+from storage.source_files import content_mark
 
 Prepare = Callable[..., Manifest]
 
@@ -129,6 +133,36 @@ def test_what_is_prepared_is_not_prepared_again(prepare_set: Prepare, folder: Pa
     before = {path: path.stat().st_mtime_ns for path in Path(first.url).iterdir()}
     assert prepare_set(name="folder", path=str(folder)) == first
     assert {path: path.stat().st_mtime_ns for path in Path(first.url).iterdir()} == before
+
+
+def test_a_source_that_has_changed_since_is_refused(prepare_set: Prepare, folder: Path, tmp_path: Path) -> None:
+    asked = {"name": "folder", "path": str(folder), "out": str(tmp_path / "out")}
+    first = prepare_set(**asked)
+    for path in folder.rglob("*.jpg"):
+        os.utime(path)
+    assert prepare_set(**asked) == first  # touched, not changed
+    shutil.copy(folder / "china" / "00.jpg", folder / "china" / "new.jpg")
+    (folder / "flower" / "03.jpg").unlink()
+    with pytest.raises(BadSpec) as refused:
+        prepare_set(**asked)
+    assert "1 file added (china/new.jpg), 1 removed (flower/03.jpg)" in str(refused.value)
+    assert f"data.out=ANOTHER, or remove {first.url}" in str(refused.value)
+    assert prepare_set(**asked | {"out": str(tmp_path / "another")}).splits["train"].num_examples
+    assert prepare_set(name="tfrecord", path=first.url).digest == first.digest
+    shutil.rmtree(folder)
+    assert prepare_set(**asked) == first  # there is nothing left but what was prepared
+
+
+def test_a_table_or_an_image_of_it_that_has_changed_is_refused(prepare_set: Prepare, folder: Path) -> None:
+    rows = [f"{name}/{number:02d}.jpg,{name}" for name in ("china", "flower") for number in range(20)]
+    table = folder / "table.csv"
+    table.write_text("\n".join(["path,label", *rows]))
+    prepare_set(name="csv", path=str(table))
+    (folder / "china" / "unlisted.jpg").write_bytes(b"not in the table")
+    prepare_set(name="csv", path=str(table))
+    (folder / "china" / "00.jpg").write_bytes((folder / "china" / "01.jpg").read_bytes())
+    with pytest.raises(BadSpec, match=r"1 file changed \(china/00\.jpg\)"):
+        prepare_set(name="csv", path=str(table))
 
 
 def test_another_set_in_its_place_is_refused(prepare_set: Prepare, folder: Path, tmp_path: Path) -> None:
@@ -238,6 +272,8 @@ def test_unreadable_images_are_skipped_and_counted(prepare_set: Prepare, folder:
     report = json.loads(Path(manifest.url, "prepare_report.json").read_text())
     assert manifest.num_skipped == 1 and sum(split.num_examples for split in manifest.splits.values()) == 40
     assert report["skipped"] == {"count": 1, "files": {"china/99.png": "the file is empty"}}
+    named = "1 file was left out, unreadable as images (china/99.png: the file is empty)"
+    assert any(named in line for line in in_words(report))
 
 
 def test_leaks_and_imbalance_are_reported(prepare_set: Prepare, folder: Path) -> None:
@@ -255,6 +291,31 @@ def test_leaks_and_imbalance_are_reported(prepare_set: Prepare, folder: Path) ->
     assert leaks == {"count": 1, "first": [{"train": ["train/china/03.jpg"], "test": ["test/china/leak.jpg"]}]}
     assert len(report["warnings"]) == 2 and "20 examples of china, 1 of flower" in report["warnings"][1]
     assert report["classes"]["flower"] == {"train": 1, "test": 19}
+    assert report["imbalance"] | {"ratio": 20.0} == report["imbalance"]
+    said = "\n".join(in_words(report))
+    assert "examples       train 21, test 20" in said
+    assert "2; training examples: most of china 20, fewest of flower 1" in said
+    assert "1 image is in more than one split, such as train/china/03.jpg (train) = test/china/leak.jpg (test)" in said
+    sides = [max(Image.open(io.BytesIO(path.read_bytes())).size) for path in folder.rglob("*.jpg")]
+    expected = {"33-64": sum(side <= 64 for side in sides), "65-128": sum(side > 64 for side in sides)}
+    assert report["image_sizes"]["histogram"] == expected
+
+
+def test_images_that_only_look_alike_are_no_leaks(prepare_set: Prepare, folder: Path, tmp_path: Path) -> None:
+    """Same length, same beginning, middle and end: only their whole contents tell them apart."""
+    image = Image.open(folder / "china" / "00.jpg").resize((700, 700))
+    for split, comment in (("train", b"a"), ("test", b"b")):
+        for name in ("china", "flower"):
+            path = tmp_path / "alike" / split / name / "image.jpg"
+            path.parent.mkdir(parents=True)
+            image.rotate(90 if name == "china" else 0).save(
+                path, quality=95, comment=b"." * 9000 + comment + b"." * 900
+            )
+    ends = {content_mark(path.read_bytes()) for path in (tmp_path / "alike").rglob("*.jpg")}
+    assert len(ends) == 2  # so both pairs are looked at closely
+    manifest = prepare_set(name="folder", path=str(tmp_path / "alike"), split=SplitSpec(1.0, 0.0, 0.0))
+    report = json.loads(Path(manifest.url, "prepare_report.json").read_text())
+    assert report["duplicates_across_splits"]["count"] == 0
 
 
 def test_a_broken_manifest_is_named(digits: Manifest, tmp_path: Path) -> None:

@@ -362,6 +362,53 @@ def test_rotated_photographs_are_put_upright(photograph: Image.Image, orientatio
     np.testing.assert_array_equal(array, turns[orientation](np.asarray(Image.open(io.BytesIO(data)))))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_other_formats_are_put_upright_too(photograph: Image.Image, kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {}
+    format, array = read_back(saved(photograph, kind, exif=exif, **options))
+    assert format == "png"
+    np.testing.assert_array_equal(array, np.rot90(np.asarray(photograph), 2 if orientation == 3 else -1))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_of_either_byte_order(kind: str) -> None:
+    image = RANDOM.integers(0, 2**16, (20, 30), dtype=np.uint16)
+    source = Image.frombytes("I;16B", (30, 20), image.astype(">u2").tobytes())
+    data = saved(source, kind) if kind == "TIFF" else saved(Image.fromarray(image), kind)
+    np.testing.assert_array_equal(read_back(data)[1], image)
+
+
+def test_long_images_of_sixteen_bits_keep_them() -> None:
+    ramp = np.tile(np.linspace(0, 65535, 200).astype(np.uint16), (100, 1))
+    format, array = read_back(saved(Image.fromarray(ramp), "PNG"), max_side=50)
+    assert (format, array.shape, array.dtype) == ("png", (25, 50), np.uint16)
+    assert np.abs(array[12].astype(int) - np.linspace(0, 65535, 50)).max() < 800
+
+
+def test_printers_inks_of_other_formats_become_colours(photograph: Image.Image) -> None:
+    data = saved(photograph.convert("CMYK"), "TIFF")
+    np.testing.assert_array_equal(read_back(data)[1], np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+def test_of_moving_pictures_the_first_is_kept(photograph: Image.Image) -> None:
+    more = [photograph.rotate(180).convert("P")]
+    for kind in ("GIF", "WEBP", "PNG"):
+        options = {"lossless": True} if kind == "WEBP" else {}
+        first = photograph.convert("P") if kind == "GIF" else photograph
+        data = saved(
+            first, kind, save_all=True, append_images=more if kind == "GIF" else [photograph.rotate(180)], **options
+        )
+        np.testing.assert_array_equal(read_back(data)[1], np.asarray(first.convert("RGB")))
+
+
+def test_transparent_palettes_become_colours(photograph: Image.Image) -> None:
+    data = saved(photograph.convert("P"), "PNG", transparency=3)
+    np.testing.assert_array_equal(read_back(data)[1], np.asarray(photograph.convert("P").convert("RGB")))
+
+
 def test_printers_inks_become_colours(photograph: Image.Image) -> None:
     data = saved(photograph.convert("CMYK"), "JPEG", quality=100)
     format, array = read_back(data)

@@ -79,6 +79,29 @@ def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setting:
     return Setting(tmp_path, hang_timeout_s=60, start_timeout_s=30)
 
 
+def test_hosts_that_prepare_together_are_one_progress_and_told_once(setting, capsys):
+    def preparing(rank: int, step: int, steps: int, code: int | None = None, events: tuple = ()) -> WorkerStatus:
+        told = {"phase": "preparing", "step": step, "steps": steps, "examples_per_s": 100.0, "eta_s": 2.0 * rank}
+        return WorkerStatus(rank, True, exit_code=code, progress=told, events=events)
+
+    done = {"event": "prepared", "details": {"words": ["examples       train 900", "look at this:  a leak"]}}
+    first = [preparing(0, 100, 600), preparing(1, 50, 300)]
+    last = [preparing(0, 600, 600, 0, (done,)), preparing(1, 300, 300, 0, (done,))]
+    found = setting.run(ScriptedGang([first, last]), is_preparing=True)
+    assert (found.state, found.step) == ("succeeded", 0)
+    said = capsys.readouterr().out
+    assert "preparing  150/900  200 examples/s  ETA 0:02" in said
+    assert said.count("examples       train 900\nlook at this:  a leak\n") == 1
+
+
+def test_a_preparation_that_is_killed_goes_on_where_it_stopped(setting, capsys):
+    message = {"error_kind": "infrastructure", "message": "a process that prepares was killed by signal 9"}
+    gang = ScriptedGang([[at(0, code=1, error=message), at(1)]], [[at(0, code=0), at(1, code=0)]])
+    found = setting.run(gang, is_preparing=True)
+    assert (found.state, found.attempts) == ("succeeded", 2)
+    assert "killed by signal 9; starting again where it stopped" in capsys.readouterr().out
+
+
 def test_success(setting):
     found = setting.run(ScriptedGang([[at(0, 5), at(1, 5)], [at(0, 9, 0), at(1, 9)], [at(0, 9, 0), at(1, 9, 0)]]))
     assert (found.state, found.attempts, found.step, found.exit_code) == ("succeeded", 1, 9, 0)

@@ -12,6 +12,8 @@ from conf.errors import BadSpec
 from data_pipeline.sources import folder
 from launcher import early
 from launcher.compose import compose
+from storage.source_files import SOURCE_FILES, image_files, to_lines
+from storage.store import open_store
 
 HERE = Path(early.ROOT)
 
@@ -49,6 +51,22 @@ def test_images_and_splits_are_those_of_the_source():
 @pytest.mark.parametrize("data", ["folder", "csv", "npz", "mnist", "tfrecord"])
 def test_a_path_with_nothing_there_is_refused(tmp_path, data):
     assert "there is nothing at this path" in refusal(f"data={data}", f"data.path={tmp_path}/gone")
+
+
+def test_a_source_that_has_changed_since_it_was_prepared_is_refused(tmp_path):
+    source, out = photos(tmp_path / "source", "cats/a.png", "dogs/b.png"), tmp_path / "out"
+    store = open_store(str(out))
+    store.put(SOURCE_FILES, to_lines(image_files(source)))
+    words = ["data=folder", f"data.path={source}", f"data.out={out}"]
+    early.check_source(compose(words).job)  # not prepared yet
+    store.put("manifest.json", b"{}")
+    early.check_source(compose(words).job)
+    photos(source, "cats/c.png")
+    with pytest.raises(BadSpec) as refused:
+        early.check_source(compose(words).job)
+    assert f"data.path={source} - it has changed since it was prepared into {out}: 1 file added" in str(refused.value)
+    assert "data.out=ANOTHER" in str(refused.value)
+    early.check_source(compose([*words, "data=tfrecord", f"data.path={out}"]).job)
 
 
 def test_several_problems_are_told_at_once(tmp_path):
