@@ -23,10 +23,14 @@ from trainer.session import Session
 from trainer.step import compile_step
 from trainer.verdict import Setting, Speeds, judge
 
+ROUNDS = 3
+PHASES = {"reader": "the reader", "model": "the model", "both": "both"}
 #: Of the measured time, before it: buffers fill and clocks settle.
 WARM_UP = 0.25
 #: Of the measured time, at most, in one call of the compiled loop, so that phases end about when they should.
-CALL_SHARE = 0.2
+CALL_SHARE = 0.05
+#: Single steps, the fastest of which says how long one is: the first ones fill buffers.
+TRIES = 5
 #: (wish to stop) -> examples of one call, and whether all stop.
 Turn = Callable[[bool], tuple[float, bool]]
 
@@ -38,6 +42,9 @@ class Measured:
     examples: float
     seconds: float
 
+    def __add__(self, other: "Measured") -> "Measured":
+        return Measured(self.examples + other.examples, self.seconds + other.seconds)
+
     @property
     def examples_per_s(self) -> float:
         """The speed."""
@@ -46,13 +53,17 @@ class Measured:
 
 def benchmark(session: Session, run: RunDir) -> int:
     """Measure and report. Returns an exit code: DONE, or STOPPED when it was asked to stop."""
-    channel = session.channel
-    channel.say("progress", phase="measuring the reader")
-    phases = {"reader": slowest(session, _timed(session, "the reader", _reading(session)))}
-    channel.say("progress", phase="measuring the model", examples_per_s=None)
-    phases["model"] = _timed(session, "the model", _stepping(session, _fixed_batch(session)))
-    channel.say("progress", phase="measuring both", examples_per_s=None)
-    phases["both"] = _timed(session, "both", _stepping(session, session.training_batches(0)))
+    session.channel.say("progress", phase="building")
+    turns = {
+        "reader": _reading(session),
+        "model": _stepping(session, _fixed_batch(session)),
+        "both": _stepping(session, session.training_batches(0)),
+    }
+    phases = dict.fromkeys(turns, Measured(0.0, 0.0))
+    for _ in range(ROUNDS):  # in turn, so that what else the machine does meets all three
+        for name, turn in turns.items():
+            phases[name] += _timed(session, name, turn)
+    phases["reader"] = slowest(session, phases["reader"])
     if session.channel.stop_requested:
         return exit_codes.STOPPED
     found = report(session, phases)
@@ -126,14 +137,16 @@ def told_by_all(session: Session, value: float) -> NDArray[np.float64]:
 
 
 def _timed(session: Session, what: str, turn: Turn) -> Measured:
-    """Calls of `turn` for the asked seconds, after some to warm up."""
-    seconds, channel = session.job.benchmark.seconds, session.channel
+    """Calls of `turn` for one round's share of the asked seconds, after some to warm up."""
+    seconds, channel = session.job.benchmark.seconds / ROUNDS, session.channel
     for length in (WARM_UP * seconds, seconds):
         examples, begun, stops = 0.0, time.perf_counter(), False
         while not stops:
             more, stops = turn(channel.stop_requested or time.perf_counter() - begun >= length)
             examples += more
-            channel.say("progress", phase=f"measuring {what}", examples_per_s=examples / (time.perf_counter() - begun))
+            channel.say(
+                "progress", phase=f"measuring {PHASES[what]}", examples_per_s=examples / (time.perf_counter() - begun)
+            )
         found = Measured(examples, time.perf_counter() - begun)
     return found
 
@@ -160,9 +173,7 @@ def _stepping(session: Session, batches: Iterator[Batch]) -> Turn:
     """
     run = compile_step(session.step)
     run(batches, 1, False)  # traces and compiles
-    begun = time.perf_counter()
-    run(batches, 1, False).numpy()
-    step_s = float(told_by_all(session, time.perf_counter() - begun).max())
+    step_s = float(told_by_all(session, min(_seconds_of_a_step(run, batches) for _ in range(TRIES))).max())
     fitting = int(CALL_SHARE * session.job.benchmark.seconds / step_s)
     num_steps = min(max(fitting, 1), session.job.trainer.steps_per_loop)  # all workers have found the same number
 
@@ -172,6 +183,12 @@ def _stepping(session: Session, batches: Iterator[Batch]) -> Turn:
         return float(totals[2]), bool(totals[-1] > 0)  # all workers see the same sum, so all stop after the same call
 
     return turn
+
+
+def _seconds_of_a_step(run: Callable[[Iterator[Batch], int, bool], tf.Tensor], batches: Iterator[Batch]) -> float:
+    begun = time.perf_counter()
+    run(batches, 1, False).numpy()
+    return time.perf_counter() - begun
 
 
 def _fixed_batch(session: Session) -> Iterator[Batch]:

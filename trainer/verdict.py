@@ -13,7 +13,7 @@ MEMORY_SHARE = 0.25
 #: A step shorter than this leaves a GPU waiting for the CPU that starts it.
 SHORT_STEP_S = 0.02
 #: Between two calls of the compiled loop Python takes about a millisecond; a call should be much longer.
-SHORT_CALL_S = 0.05
+SHORT_CALL_S = 0.03
 #: Images with sides this much longer than the model's are better made smaller when they are prepared.
 MUCH_LARGER = 1.75
 #: Room for a random crop.

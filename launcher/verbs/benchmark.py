@@ -34,9 +34,11 @@ def run(asked: Asked) -> int:
     if found.state == "succeeded":
         console.say("\n".join([*lines(run_dir.read_json(BENCHMARK)), f"report  {run_dir.url}/{BENCHMARK}"]))
         return found.exit_code
-    console.say(failure_text(run_dir, found))
     if found.state == "stopped":
+        console.say("stopped before everything was measured; nothing is written")
         discard(run_dir)
+    else:
+        console.say(failure_text(run_dir, found))
     return found.exit_code
 
 

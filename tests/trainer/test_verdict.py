@@ -65,16 +65,16 @@ def test_advice_for_a_job_that_waits_for_its_model():
     assert words(SATED, PHOTOS) == ["trainer.precision=mixed_bfloat16", "cluster=..."]
     assert words(SATED, replace(PHOTOS, precision=Precision.mixed_float16)) == ["cluster=..."]
     assert words(SATED, replace(PHOTOS, on_gpu=False)) == ["cluster=..."]
-    # A step of 2 ms: ten of them are 20 ms, and 50 fill the tenth of a second.
+    # A step of 2 ms: ten of them are 20 ms; thirty would be 60.
     quick = Speeds(900_000, 130_000, 128_000)
     assert words(quick, PHOTOS) == [
-        "trainer.steps_per_loop=50",
+        "trainer.steps_per_loop=30",
         "trainer.precision=mixed_bfloat16",
         "trainer.global_batch_size=512",
         "cluster=...",
     ]
-    assert words(quick, replace(PHOTOS, on_gpu=False)) == ["trainer.steps_per_loop=50", "cluster=..."]
-    assert words(quick, replace(PHOTOS, on_gpu=False, steps_per_loop=50)) == ["cluster=..."]
+    assert words(quick, replace(PHOTOS, on_gpu=False)) == ["trainer.steps_per_loop=30", "cluster=..."]
+    assert words(quick, replace(PHOTOS, on_gpu=False, steps_per_loop=30)) == ["cluster=..."]
 
 
 def test_the_reason_tells_the_numbers():
