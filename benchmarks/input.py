@@ -1,11 +1,12 @@
 """Photographs from disk to batches: Convoy's pipeline, in its exact order, against other loaders, tuned and not.
 
-    python -m benchmarks.input [--rounds 5] [--seconds 2] [--size 224] [--sides convoy,tuned] [--json FILE]
+    python -m benchmarks.input [--rounds 5] [--seconds 3] [--size 224] [--sides convoy,tuned] [--json FILE]
 
 JPEGs of 500x375, random resized crop to SIZE and flip, in batches of 64. Convoy reads them as they are, made smaller at
 preparation (`data.max_side=256`), and stored decoded (`data.encoding=pixels` with it). Each side is a process of its
-own; `images_per_cpu_s` counts its children too and hardly depends on who else uses the machine, `images_per_s` does.
-`limit` is libjpeg-turbo alone, in C. A peer whose package is not installed is named and left out.
+own and is measured for SECONDS of CPU; `images_per_cpu_s` counts its children too and hardly depends on who else uses
+the machine, `images_per_s` does. `limit` is libjpeg-turbo alone, in C. A peer whose package is not installed is named
+and left out.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from data_pipeline.order import BatchShape
 from data_pipeline.pipeline import training_dataset
 
 BATCH = 64
+WARM_CPU_S = 3.0
 MISSING = 3  # exit code of a side whose package is not there
 GOALS = [
     Goal("convoy", "tuned", "images_per_cpu_s", 1.0),
@@ -65,14 +67,14 @@ SIDES: dict[str, Callable[[Path, int], Iterator[Any]]] = {
 
 
 def measure(side: str, folder: Path, size: int, seconds: float) -> Figures:
-    """Images a second of one side, in this process, after some time to warm up."""
+    """Images a second of one side, in this process, when it is warm: graphs traced, buffers full, pools tuned."""
     batches = SIDES[side](folder, size)
     next(batches)
-    warm = time.perf_counter() + max(1.5, seconds / 3)
-    while time.perf_counter() < warm:
+    cpu = _cpu_s()
+    while _cpu_s() < cpu + WARM_CPU_S:
         next(batches)
     count, started, cpu = 0, time.perf_counter(), _cpu_s()
-    while time.perf_counter() < started + seconds or count < 4 * BATCH:
+    while _cpu_s() < cpu + seconds:
         next(batches)
         count += BATCH
     return {"images_per_s": count / (time.perf_counter() - started), "images_per_cpu_s": count / (_cpu_s() - cpu)}
@@ -140,7 +142,7 @@ def main() -> None:
     """Prepare the photographs, measure every side in turn, print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of CPU, for each side in each round")
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--sides", help=f"some of {','.join(SIDES)},limit")

@@ -1,6 +1,6 @@
 """Images of CIFAR's size from records to batches: Convoy's pipeline against naive tf.data and NumPy alone.
 
-    python -m benchmarks.small_images [--rounds 7] [--seconds 1] [--images 20000] [--json FILE]
+    python -m benchmarks.small_images [--rounds 7] [--seconds 1] [--images 50000] [--json FILE]
 
 32x32 colour, pad-and-crop by 4 and flip, batches of 128. `naive` keeps decoded images and maps one by one as tutorials
 do; `parallel` is the same with AUTOTUNE and prefetch; `numpy` has all pixels in one array and only indexes it.
@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
