@@ -35,8 +35,8 @@ _KINDS = {
 }
 
 
-def write_photographs(folder: Path, count: int) -> None:
-    """`count` different photographs in two classes, in all forms."""
+def write_jpegs(folder: Path, count: int) -> None:
+    """`count` different photographs of 500x375 in two classes."""
     random = np.random.default_rng(0)
     photographs = [Image.fromarray(photograph) for photograph in load_sample_images().images]
     for number in range(count):
@@ -44,9 +44,14 @@ def write_photographs(folder: Path, count: int) -> None:
         cut = photographs[number % 2].crop((640 - width, 427 - height, 640, 427)).resize((500, 375))
         out = io.BytesIO()
         cut.save(out, "JPEG", quality=96)
-        path = folder / "jpeg" / f"class_{number % 2}" / f"{number:06d}.jpg"
+        path = folder / f"class_{number % 2}" / f"{number:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(out.getvalue())
+
+
+def write_photographs(folder: Path, count: int) -> None:
+    """The same in all forms."""
+    write_jpegs(folder / "jpeg", count)
     common = DataSpec(name="folder", path=f"{folder}/jpeg", split=SplitSpec(1.0, 0.0, 0.0), num_shards=SHARDS)
     for kind, (max_side, encoding) in _KINDS.items():
         data = replace(common, out=f"{folder}/{kind}", max_side=max_side, encoding=encoding)

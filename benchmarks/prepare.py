@@ -2,7 +2,7 @@
 
     python -m benchmarks.prepare [--rounds 5] [--images 4000] [--json FILE]
 
-JPEGs of 500x375 (cut from scikit-learn's two sample photographs, quality 95) into four shards, checksums on. Convoy
+JPEGs of 500x375 (cut from scikit-learn's two sample photographs, quality 96) into four shards, checksums on. Convoy
 does all of `job=prepare` meanwhile: it lists and splits, looks into every JPEG, looks for duplicates, syncs every file
 to the disk, writes index, labels, keys, manifest and report. The others write what they are given and sync nothing.
 Every side is a process of its own on one core (`convoy_two`: two on two cores); `images_per_cpu_s` depends least on who
@@ -19,8 +19,8 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from benchmarks.input import write_photographs
 from benchmarks.peers.writers import SHARDS, SIDES
+from benchmarks.photographs import write_jpegs
 from benchmarks.report import REPOSITORY, Figures, Goal, compile_bytecode, interleave, save, show
 
 GOALS = [
@@ -54,8 +54,8 @@ def main() -> None:
     compile_bytecode()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_photographs(folder / "few", 2 * SHARDS)
-        write_photographs(folder / "photographs", asked.images)
+        write_jpegs(folder / "few", 2 * SHARDS)
+        write_jpegs(folder / "photographs", asked.images)
         results = interleave({side: partial(measure, side, folder) for side in SIDES}, asked.rounds)
     show(f"{asked.images} photographs into four shards", results, GOALS)
     save(asked.json, results)
