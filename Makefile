@@ -64,6 +64,7 @@ bench: $(VENV)/.installed-bench ## Convoy and its peers side by side: start-up, 
 	$(PY) -m benchmarks.input
 	$(PY) -m benchmarks.small_images
 	$(PY) -m benchmarks.order
+	$(PY) -m benchmarks.prepare
 
 .PHONY: picture
 picture: $(VENV)/.installed-dev ## draw docs/terminal.svg anew: what a person sees of the first job

@@ -84,7 +84,7 @@ def webdataset(folder, out, files):
 def tensorflow_datasets(folder, out, files):
     import tensorflow_datasets as tfds
 
-    class Photographs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class Photographs(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
