@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.ahead import Ahead
 from data_pipeline.cache import Cache, FarObject
 from data_pipeline.manifest import Shard
 from data_pipeline.records import CorruptRecord
@@ -149,14 +150,14 @@ class FarShards:
             FarObject(store, shard.name, shard.num_bytes, shard.crc32c, partial(self._verify, number))
             for number, shard in enumerate(shards)
         ]
-        self._pool = ThreadPoolExecutor(_FETCHES_AT_ONCE, thread_name_prefix="fetch")
+        self._ahead = Ahead(_FETCHES_AT_ONCE)
         self._coming: dict[int, Future[None]] = {}
         self._given_up: set[int] = set()
         self._failure: StoreError | None = None
         self._lock = threading.Lock()
         self._groups: Callable[[], Groups] = lambda: iter(())
         self._plan: _Plan | None = None
-        weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
+        weakref.finalize(self, self._ahead.close)
 
     @contextlib.contextmanager
     def open(self, number: int, records: int = 1) -> Iterator[OpenShard]:
@@ -193,7 +194,7 @@ class FarShards:
 
     def close(self) -> None:
         """Fetch no more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._ahead.close()
 
     def _expect(self, number: int, records: int) -> None:
         """Follow the plan to the group that this shard is in, and send for what comes after."""
@@ -224,7 +225,7 @@ class FarShards:
         self._coming = {number: coming for number, coming in self._coming.items() if not coming.done()}
         for number in numbers:
             if number not in self._coming:
-                self._coming[number] = self._pool.submit(self._fetch, number)
+                self._coming[number] = self._ahead.submit(partial(self._fetch, number))
 
     def _fetch(self, number: int) -> None:
         self._cache.fetch(self._indexes[number])

@@ -164,6 +164,19 @@ def test_a_process_killed_in_a_fetch_leaves_nothing_in_the_way(
     assert all(".fetching" not in name and ".part" not in name for name in copies(tmp_path))
 
 
+def test_a_process_ends_without_waiting_for_what_it_fetches_ahead(
+    far: Manifest, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    proxy.faults = [Fault("stall", "GET", r"train-0000[1-7].*\.tfrecord\?", uses=-1)]
+    script = READ_ALL.partition("print(sum")[0] + "reader.read(np.arange(3))"
+    command = [sys.executable, "-c", script, far.url, str(tmp_path), str(1 << 30)]
+    root = Path(__file__).resolve().parents[2]
+    ended = subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=40)
+    assert ended.returncode == 0 and not proxy.released.is_set()
+    assert fetches(proxy).count("00001") > 0, "nothing was fetched ahead"
+    proxy.released.set()
+
+
 def test_a_process_that_stands_still_in_a_fetch_is_spoken_of(
     far: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
