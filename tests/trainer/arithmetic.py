@@ -47,6 +47,7 @@ class Case:
     l2: float = 0.0
     precision: Precision = Precision.float32
     lanes: int = 1
+    mixed: bool = False
 
 
 ADAM = OptimizerSpec(name="adam", learning_rate=0.003)
@@ -68,6 +69,7 @@ CASES = {
     "synchronized-accumulated": Case(batch_norm=BatchNormSync.synchronized, accumulation=4),
     "lanes": Case(ADAM, short=13, class_weights=True, lanes=2),
     "lanes-accumulated": Case(l2=0.01, accumulation=4, lanes=2),
+    "mixed": Case(ADAM, short=13, label_smoothing=0.1, accumulation=2, mixed=True),
     "loss-scale": Case(ADAM, precision=Precision.mixed_float16),
 }
 AVERAGED = Case(batch_norm=BatchNormSync.average)
@@ -80,7 +82,7 @@ KERAS_OPTIMIZERS = (
     keras.optimizers.Lamb,
     keras.optimizers.Lion,
 )
-FOR_FOUR = ("sgd", "adam-accumulated", "class-weights", "short-batch", "synchronized-batch-norm")
+FOR_FOUR = ("sgd", "adam-accumulated", "class-weights", "short-batch", "mixed", "synchronized-batch-norm")
 
 
 def digits(short: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -94,6 +96,11 @@ def digits(short: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def class_weights() -> dict[int, float]:
     """Weights that differ by a factor of five between classes."""
     return {number: 0.5 + 0.2 * number for number in range(CLASSES)}
+
+
+def second_labels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each example another label and the share of its own, as if it had been mixed: int32 [n], float32 [n]."""
+    return (labels * 3 + 1) % CLASSES, np.linspace(0.5, 1, len(labels), dtype=np.float32)
 
 
 def new_model(case: Case) -> keras.Model:
@@ -130,16 +137,19 @@ def by_keras(case: Case) -> dict[str, np.ndarray]:
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=case.label_smoothing)
     model.compile(optimizer, loss, jit_compile=False)
     images, labels = digits(case.short)
+    targets = keras.utils.to_categorical(labels, CLASSES)
+    if case.mixed:
+        other, share = second_labels(labels)
+        targets = share[:, None] * targets + (1 - share[:, None]) * keras.utils.to_categorical(other, CLASSES)
     weights = class_weights() if case.class_weights else None
-    model.fit(
-        images, keras.utils.to_categorical(labels, CLASSES), BATCH, shuffle=False, class_weight=weights, verbose=0
-    )
+    model.fit(images, targets, BATCH, shuffle=False, class_weight=weights, verbose=0)
     return weights_of(model)
 
 
 def batches(case: Case, shape: BatchShape, replicas: range) -> Iterator[dict[str, np.ndarray]]:
     """What the data pipeline gives: the elements of `replicas`, step by step, the last batch filled up with rubbish."""
     images, labels = digits(case.short)
+    second, share = (np.pad(values, (0, case.short)) for values in second_labels(labels))
     rubbish = np.full((case.short, 8, 8, 1), 99, np.float32)
     images = np.concatenate([images, rubbish])
     labels = np.concatenate([labels, np.full(case.short, 3, np.int32)])
@@ -149,7 +159,8 @@ def batches(case: Case, shape: BatchShape, replicas: range) -> Iterator[dict[str
             rows = step * BATCH + shape.rows(replica)
             real = mask[step * BATCH : (step + 1) * BATCH].sum(dtype=np.float32)
             ones = np.ones(len(rows), np.float32)
-            yield {
+            other = {"label2": second[rows], "weight2": ones, "mix": share[rows]} if case.mixed else {}
+            yield other | {
                 "image": images[rows],
                 "label": labels[rows],
                 "mask": mask[rows],
