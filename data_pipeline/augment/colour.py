@@ -43,9 +43,9 @@ def turn_hue(images: tf.Tensor, turns: tf.Tensor) -> tf.Tensor:
     """Every colour moved on round the circle of hues by `turns` (1 is once round); grey images stay."""
     if images.shape[-1] == 1:
         return images
-    hue, saturation, value = tf.unstack(tf.image.rgb_to_hsv(images), axis=-1)
-    hue = tf.math.floormod(hue + tf.cast(turns, tf.float32)[:, None, None], 1.0)
-    return tf.image.hsv_to_rgb(tf.stack([hue, saturation, value], -1))
+    hue_alone = tf.constant([1.0, 0.0, 0.0])
+    turned = tf.image.rgb_to_hsv(images) + per_image(turns) * hue_alone
+    return tf.image.hsv_to_rgb(turned - tf.floor(turned) * hue_alone)
 
 
 def luma(images: tf.Tensor) -> tf.Tensor:

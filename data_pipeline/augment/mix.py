@@ -41,8 +41,9 @@ def mix_neighbours(batch: Element, draws: tf.Tensor, augment: AugmentSpec) -> El
 
 def _swapped(values: tf.Tensor) -> tf.Tensor:
     """Each of two neighbours in the other's place."""
-    pairs = tf.reshape(values, [values.shape[0] // 2, 2, *values.shape[1:]])
-    return tf.reshape(pairs[:, ::-1], values.shape)
+    # Flat, and not by a slice with a negative step: that is twenty times slower.
+    pairs = tf.reshape(values, [values.shape[0] // 2, 2, -1])
+    return tf.reshape(tf.reverse(pairs, [1]), values.shape)
 
 
 def _kept(shape: tf.TensorShape, draws: tf.Tensor, augment: AugmentSpec) -> tuple[tf.Tensor, tf.Tensor]:

@@ -17,9 +17,10 @@ from data_pipeline.manifest import Manifest, Shard, Split
 from data_pipeline.order import BatchShape, draws, place_to_example
 from data_pipeline.pipeline import training_dataset
 from data_pipeline.records import CorruptRecord, Record
-from data_pipeline.samples import part_with
+from data_pipeline.samples import Part, part_with
 from data_pipeline.sheets import Grid, fitted_text, picture
 from data_pipeline.summary import class_table, human, summary
+from data_pipeline.versions import versions
 
 
 def inspected(manifest: Manifest, out: Path, data: DataSpec | None = None, **spec: object) -> JobSpec:
@@ -202,3 +203,14 @@ def test_a_corrupt_record_is_named_or_left_out_as_training_would(folder, prepare
     left = manifest.splits["train"].class_counts[label] - 1
     assert cut(sheet, *divmod(left - 1, 8), 96, (80, 80)).std() > 5
     assert cut(sheet, *divmod(left, 8), 96, (96, 96)).std() == 0  # paper
+
+
+def test_an_odd_number_of_examples_is_shown_mixed_with_a_neighbour(digits):
+    job = JobSpec(data=DataSpec(channels=1, augment=AugmentSpec(mixup=1.0)))
+    whole = Part(digits, "train", np.arange(digits.splits["train"].num_examples))
+    plain, *epochs = versions(job, whole, np.arange(5), 2)
+    assert [images.shape for images in (plain, *epochs)] == [(5, 8, 8, 1)] * 3
+    for images in epochs:
+        share = np.sum((images[0] - plain[0]) * (plain[1] - plain[0])) / np.sum((plain[1] - plain[0]) ** 2)
+        np.testing.assert_allclose(images[0], plain[0] + share * (plain[1] - plain[0]), atol=1e-2)
+        assert 0 < share <= 0.5
