@@ -22,7 +22,7 @@ from tests.data_pipeline.conftest import upload
 
 WARM_UP, EPOCHS = 4, 10
 BATCH = 10
-#: An epoch's JPEGs are 5 MB: who kept a tenth of what passes would be found.
+#: An epoch's JPEGs are 5 MB: who kept a fifth of what passes would be found.
 GROWTH_BYTES = 5 << 20
 
 
