@@ -13,7 +13,7 @@ from launcher import flags, verbs
 from launcher.compose import compose
 from launcher.console import refuse
 from launcher.gate import NoRay
-from storage.store import StoreError
+from storage.store import StoreError, StoreFull
 
 
 def run(words: Sequence[str]) -> int:
@@ -25,7 +25,7 @@ def run(words: Sequence[str]) -> int:
         asked = compose(words)
         rules.check(asked.job)
         return verbs.run(asked)
-    except BadSpec as error:
+    except (BadSpec, StoreFull) as error:
         refuse(error)
         return BAD_SPEC
     except (StoreError, NoRay) as error:

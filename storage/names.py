@@ -2,7 +2,7 @@
 
 import errno
 
-from storage.store import NotStored, StoreError
+from storage.store import NotStored, StoreError, StoreFull
 
 #: Ends the name of a file that is still being written. Such names are never listed and never accepted.
 UNFINISHED = ".unfinished"
@@ -38,7 +38,8 @@ def disk_error(what: str, url: str, error: OSError) -> StoreError:
     if isinstance(error, FileNotFoundError):
         return NotStored(f"{url}: cannot {what} - there is no such object - check the name")
     cure = _CURES.get(error.errno or 0, "look at the disk or the network file system")
-    return StoreError(f"{url}: cannot {what} - {error.strerror or error} - {cure}")
+    kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
+    return kind(f"{url}: cannot {what} - {error.strerror or error} - {cure}")
 
 
 def _is_strange(name: str) -> bool:

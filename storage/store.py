@@ -24,6 +24,10 @@ class StoreError(Exception):
     """A store did not do what was asked, after the retries it deserved. Says what, where and the cause."""
 
 
+class StoreFull(StoreError):
+    """There is no room left: no retry helps before somebody has made some."""
+
+
 class NotStored(StoreError):
     """There is no object of that name."""
 

@@ -4,6 +4,7 @@ python -m trainer.worker --job runs/X/job.yaml
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -51,10 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_codes.BAD_SPEC
     # The one place where any error becomes an exit code: the launcher decides by it and by the kind.
     except Exception as raised:
-        traceback.print_exc()
         failure = named(raised)
         kind = kind_of(failure)
+        # Said first: where the disk is full the log cannot be written either.
         channel.say("error", error_kind=kind, message=sentence_of(failure))
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
         return exit_codes.BAD_SPEC if kind == "bad_spec" else exit_codes.FAILED
 
 
@@ -123,9 +126,10 @@ def run_and_exit(argv: Sequence[str] | None = None) -> None:
     """
     code = main(argv)
     remove_generated_code()
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # a log on a full disk
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 
