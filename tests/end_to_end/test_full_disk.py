@@ -22,9 +22,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_is_one_sentence_and_what_was_saved_stays(command, small_disk):
+def test_a_full_disk_is_one_sentence_and_what_was_saved_stays(convoy, small_disk):
     words = ["run_id=full", "trainer.checkpoint_every_steps=10", "trainer.keep_checkpoints=50"]
-    said = replace(command, runs=small_disk).run(*words, expect=78)
+    said = replace(convoy, runs=small_disk).run(*words, expect=78)
     assert "the disk is full: free some space" in said and "Traceback" not in said
     found = newest_whole(RunDir(str(small_disk), "full"))
     assert found is not None and found.step >= 10 and found.broken == []
