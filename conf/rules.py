@@ -5,7 +5,7 @@ import math
 import re
 from typing import Any
 
-from conf import augment_rules
+from conf import augment_rules, fault_rules
 from conf.errors import BadSpec, Problem
 from conf.schema import Accelerator, ClusterSpec, DataSpec, JobSpec, StoreKind, SubmitKind, TrainerSpec, Verb
 
@@ -25,7 +25,7 @@ ON_A_RUN = (Verb.evaluate, Verb.export, Verb.checkpoints, Verb.status, Verb.stop
 def check(job: JobSpec) -> None:
     """Raise BadSpec with every problem that can be known without touching the data or the cluster."""
     problems = [*_names(job), *_positive(job), *_data(job.data), *_lengths(job.trainer), *_batches(job), *_shares(job)]
-    problems += [*_places(job), *_cluster(job.cluster)]
+    problems += [*_places(job), *_cluster(job.cluster), *fault_rules.problems(job)]
     if problems:
         raise BadSpec(problems)
 

@@ -119,6 +119,16 @@ class KerasFormat(Enum):
     weights_h5 = "the weights alone, model.weights.h5"
 
 
+class FaultPhase(Enum):
+    """When a fault comes."""
+
+    starting = "before the worker builds anything"
+    training = "after the first call of the compiled loop that reaches fault.at_step"
+    evaluating = "in the first evaluation at or behind fault.at_step"
+    saving = "in the first save at or behind fault.at_step: all files are written, their manifest is not"
+    exporting = "while the trained model is exported"
+
+
 class SubmitKind(Enum):
     """Who drives the job."""
 
@@ -290,6 +300,26 @@ class SubmitSpec:
 
 
 @dataclass
+class FaultSpec:
+    """Faults put into a job on purpose, to see that a cluster survives them. None unless asked for.
+
+    No part of what is learnt: a run is resumed with or without them.
+    """
+
+    kill_rank: int | None = None  # this worker dies by SIGKILL
+    freeze_rank: int | None = None  # this worker stands still by SIGSTOP
+    raise_rank: int | None = None  # this worker ends with an exception, as when a connection is lost
+    exhaust_rank: int | None = None  # this worker ends with MemoryError
+    slow_rank: int | None = None  # from then on this worker takes slow_s longer for each step: a straggler
+    slow_s: float = 0.5
+    corrupt_checkpoint: bool = False  # the first checkpoint at or behind at_step is damaged, and the chief dies
+    failing_writes: int = 0  # so many writes of checkpoint files fail, from at_step on
+    at_step: int = 1
+    during: FaultPhase = FaultPhase.training
+    attempts: list[int] = field(default_factory=lambda: [1])  # that the faults hit, counted from the command
+
+
+@dataclass
 class InspectSpec:
     """What job=inspect shows of a prepared set."""
 
@@ -331,6 +361,7 @@ class JobSpec:
     cluster: ClusterSpec = field(default_factory=ClusterSpec)
     storage: StorageSpec = field(default_factory=StorageSpec)
     submit: SubmitSpec = field(default_factory=SubmitSpec)
+    fault: FaultSpec = field(default_factory=FaultSpec)
     inspect: InspectSpec = field(default_factory=InspectSpec)
     benchmark: BenchmarkSpec = field(default_factory=BenchmarkSpec)
     checkpoints: CheckpointsSpec = field(default_factory=CheckpointsSpec)

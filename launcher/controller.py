@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from conf import exit_codes
 from conf.schema import ClusterSpec
+from launcher.blame import PATIENCE_S, is_unexplained
 from launcher.console import Console
 from launcher.interrupts import Interrupts
 from launcher.journal import Journal
@@ -102,7 +103,8 @@ class Controller:
                 return Outcome("stopped", attempt, self._step, reason, exit_codes.INTERRUPTED)
             endings.append(ending)
             decision = decide(endings, self._cluster.max_restarts)
-            self._journal.event("attempt_ended", attempt, ending.rank, kind=ending.kind.value, reason=decision.reason)
+            told = {"kind": ending.kind.value, "reason": decision.reason, "others": dict(ending.others or {})}
+            self._journal.event("attempt_ended", attempt, ending.rank, **told)
             if decision.action is not Action.restart or self._interrupts.reason:
                 return self._outcome(ending, decision, attempt)
             self._tell_restart(attempt, ending, decision)
@@ -136,7 +138,7 @@ class Controller:
             if all(status.exit_code == exit_codes.DONE for status in statuses.values()):
                 return diagnose(statuses, stop_requested=False)
             if self._has_failed(statuses):
-                ending = diagnose(statuses, asked is not None)
+                ending = diagnose(self._with_cause(attempt, statuses), asked is not None)
                 return self._out_of_grace(attempt) if self._is_preparing and ending.kind is Kind.stopped else ending
             if asked is None and self._wants_stop():
                 asked = self._ask_to_stop(attempt)
@@ -151,6 +153,14 @@ class Controller:
         if any(status.exit_code not in (exit_codes.DONE, exit_codes.STOPPED) for status in ended):
             return True
         return len(ended) == len(statuses)
+
+    def _with_cause(self, attempt: int, statuses: Mapping[int, WorkerStatus]) -> Mapping[int, WorkerStatus]:
+        """The statuses after a moment in which the cause may show, where all that ended have lost somebody."""
+        deadline = time.monotonic() + PATIENCE_S
+        while is_unexplained(statuses) and time.monotonic() < deadline:
+            statuses = self._gang.poll(POLL_S)
+            self._note(attempt, statuses)
+        return statuses
 
     def _note(self, attempt: int, statuses: Mapping[int, WorkerStatus]) -> None:
         """Write the events down and show the chief's progress."""
@@ -202,7 +212,7 @@ class Controller:
             if status.first_step is None:
                 allowed[rank] = limit + self._cluster.start_timeout_s
         late = [rank for rank, status in statuses.items() if not status.ended and status.silent_s > allowed[rank]]
-        return sorted(late, key=lambda rank: -statuses[rank].silent_s)
+        return sorted(late, key=lambda rank: (not statuses[rank].suspended, -statuses[rank].silent_s))
 
     def _end_hang(self, attempt: int, statuses: Mapping[int, WorkerStatus], stalled: list[int]) -> Ending:
         self._journal.event("hang", attempt, stalled[0], ranks=stalled, silent_s=statuses[stalled[0]].silent_s)

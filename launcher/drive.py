@@ -57,7 +57,8 @@ class Drive:
             if outcome.state != "succeeded" or job.job is Verb.prepare:
                 return outcome
             attempt = outcome.attempts
-        return self._control(job.cluster, gang, orders.work).run(attempt)
+        counted = dataclasses.replace(orders, first_attempt=attempt)
+        return self._control(job.cluster, gang, counted.work).run(attempt)
 
     def _prepare(self, job: JobSpec, gang: Gang, orders: Orders, attempt: int) -> Outcome:
         """On all hosts of a running cluster that see source and run directory; else beside the first worker."""

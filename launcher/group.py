@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -25,6 +25,8 @@ ANSWER_S = 5.0
 UPLOAD_S = 60.0
 #: How long an agent holds back a poll that has no news.
 HOLD_S = 0.25
+#: Most that one poll adds to an agent's silence: while this process itself stood still nobody could be heard.
+LONGEST_POLL_S = 2.0
 
 
 class Bundles:
@@ -80,6 +82,8 @@ class Group:
         self._agents = [self._new_agent(rank) for rank in range(seats.count)]
         self._polls: dict[ray.ObjectRef, int] = {}
         self._statuses: dict[int, WorkerStatus] = {}
+        self._unheard: dict[int, float] = {}  # for how long each agent has not answered a poll
+        self._polled = 0.0
         self._seen: set[int] = set()  # agents that have reported; nobody waits for the others
 
     def gather(self) -> list[AgentReport]:
@@ -96,6 +100,7 @@ class Group:
             hopeless = any(len(told) >= AGENT_TRIES for told in deaths.values())
             if hopeless or (len(reports) < len(self._agents) and time.monotonic() >= deadline):
                 reasons = {calls[call]: self._seats.why_silent() for call in silent}
+                self._replace({calls[call] for call in silent} & self._seen)
                 reasons |= {rank: told[-1] for rank, told in deaths.items() if rank not in reports}
                 waited = self._timeout_s - max(0.0, deadline - time.monotonic())
                 raise absent(reasons, len(self._agents), round(waited, 1))
@@ -106,6 +111,7 @@ class Group:
         self._polls.clear()
         self._statuses.clear()
         ray.get([agent.start.remote(order) for agent, order in zip(self._agents, orders, strict=False)])
+        self._polled = time.monotonic()
         for rank in range(len(orders)):
             self._statuses[rank] = WorkerStatus(rank, started=True)
             self._ask(rank, 0.0)
@@ -113,7 +119,7 @@ class Group:
     def poll(self, timeout_s: float) -> Mapping[int, WorkerStatus]:
         """Each child's newest status: as soon as one agent has news, or after `timeout_s`.
 
-        Events are in the status of one answer alone.
+        Events are in the status of one answer alone. An agent that does not answer makes its worker a silent one.
         """
         self._statuses = {rank: _without_events(status) for rank, status in self._statuses.items()}
         if not self._polls:
@@ -126,7 +132,7 @@ class Group:
             self._statuses[rank] = self._status(rank, call)
             if not self._statuses[rank].ended:
                 self._ask(rank, HOLD_S)
-        return self._statuses
+        return self._aged()
 
     def send(self, line: str) -> None:
         """A line into every living child's control pipe."""
@@ -160,6 +166,12 @@ class Group:
     def _new_agent(self, rank: int) -> ActorHandle:
         return RemoteAgent.options(max_concurrency=8, **self._seats.options(rank)).remote(rank)
 
+    def _replace(self, ranks: Iterable[int]) -> None:
+        """New agents for those that answered once and do not any more, such as frozen ones."""
+        for rank in ranks:
+            ray.kill(self._agents[rank])
+            self._agents[rank] = self._new_agent(rank)
+
     def _take_report(
         self, rank: int, call: ray.ObjectRef, reports: dict[int, AgentReport], deaths: dict[int, list[str]]
     ) -> None:
@@ -171,7 +183,19 @@ class Group:
             self._agents[rank] = self._new_agent(rank)
 
     def _ask(self, rank: int, wait_s: float) -> None:
+        self._unheard[rank] = 0.0
         self._polls[self._agents[rank].poll.remote(wait_s)] = rank
+
+    def _aged(self) -> dict[int, WorkerStatus]:
+        """The statuses, those of agents that have not answered as old as they are."""
+        now = time.monotonic()
+        passed, self._polled = min(now - self._polled, LONGEST_POLL_S), now
+        aged = dict(self._statuses)
+        for rank in self._polls.values():
+            self._unheard[rank] += passed
+            status, unheard = aged[rank], self._unheard[rank]
+            aged[rank] = dataclasses.replace(status, unheard_s=unheard, silent_s=status.silent_s + unheard)
+        return aged
 
     def _status(self, rank: int, call: ray.ObjectRef) -> WorkerStatus:
         try:

@@ -54,6 +54,8 @@ class WorkerStatus:
     exit_time: float = 0.0
     lost: str | None = None  # why the agent itself cannot be asked any more
     silent_s: float = 0.0  # since the last line, or since the start
+    suspended: bool = False  # its process is stopped, as by SIGSTOP
+    unheard_s: float = 0.0  # since its agent answered
     progress: Mapping[str, Any] = field(default_factory=dict)
     first_step: int | None = None  # of this attempt's training
     events: tuple[Mapping[str, Any], ...] = ()

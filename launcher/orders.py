@@ -1,12 +1,13 @@
 """What each child of an attempt is told: its module, arguments, environment and log."""
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from conf.files import dump_job
-from conf.schema import JobSpec, Verb
+from conf.schema import FaultSpec, JobSpec, Verb
 from launcher.messages import AgentReport, Order, Standby
 from launcher.placement import Placement
 from launcher.rendezvous import check_alike, check_gpus, worker_environs
@@ -26,6 +27,7 @@ class Orders:
     placement: Placement
     standby: Standby | None
     worker: str = WORKER
+    first_attempt: int = 1  # of this command
 
     def work(self, attempt: int, reports: Sequence[AgentReport]) -> list[Order]:
         """A worker on every agent."""
@@ -57,8 +59,14 @@ class Orders:
     def _write_job(self, attempt: int) -> str:
         """The job as this attempt runs it; the run's own job.yaml stays as it was."""
         name = attempt_job_name(attempt)
-        self.run_dir.store.put(name, dump_job(self.job).encode())
+        self.run_dir.store.put(name, dump_job(self._job_of(attempt)).encode())
         return f"{self.run_dir.url}/{name}"
+
+    def _job_of(self, attempt: int) -> JobSpec:
+        """The job without its faults where they are not for this attempt."""
+        if attempt - self.first_attempt + 1 in self.job.fault.attempts:
+            return self.job
+        return dataclasses.replace(self.job, fault=FaultSpec())
 
     def _order(
         self, module: str, argv: tuple[str, ...], attempt: int, rank: int, env: dict[str, str], forked: bool

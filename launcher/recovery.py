@@ -18,6 +18,7 @@ from enum import Enum
 from textwrap import shorten
 
 from conf.exit_codes import BAD_SPEC, DONE, STOPPED
+from launcher.blame import account, is_consequence, suspect
 from launcher.messages import WorkerStatus
 from launcher.rendezvous import ranks
 
@@ -103,6 +104,8 @@ def diagnose(statuses: Mapping[int, WorkerStatus], stop_requested: bool, stalled
     if stalled:
         first = statuses[stalled[0]]
         message = f"no progress from {ranks(stalled)} for {first.silent_s:.0f} s"
+        if first.suspended:
+            message += f"; rank {first.rank} {account(first)}"
         return Ending(Kind.hang, first.rank, None, trained_step(first), first.first_step, message)
     deaths = [status for status in statuses.values() if status.ended and status.exit_code != DONE]
     if not deaths:
@@ -112,7 +115,13 @@ def diagnose(statuses: Mapping[int, WorkerStatus], stop_requested: bool, stalled
         kind = Kind.stopped if stop_requested else Kind.preempted
         return Ending(kind, deaths[0].rank, STOPPED, step, deaths[0].first_step, "saved and stopped")
     # A refusal explains more than the deaths that follow from it; else the first in time is the cause.
-    first = min(real, key=lambda status: (status.exit_code != BAD_SPEC, status.exit_time))
+    first = min(real, key=lambda status: (status.exit_code != BAD_SPEC, is_consequence(status), status.exit_time))
+    culprit = suspect(statuses)
+    if culprit is not None and (is_consequence(first) or (culprit.suspended and (first.exit_code or 0) < 0)):
+        kind = Kind.hang if culprit.suspended else Kind.infrastructure
+        others = {status.rank: explain(status) for status in real}
+        told = account(culprit)
+        return Ending(kind, culprit.rank, None, trained_step(culprit), culprit.first_step, told, others)
     others = {status.rank: explain(status) for status in real if status is not first}
     return Ending(
         kind_of(first), first.rank, first.exit_code, trained_step(first), first.first_step, explain(first), others

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from launcher.child import Child, Ends, StandbyGone, start_child
@@ -68,6 +69,7 @@ class Watch:
                 exit_code=self._exit_code,
                 exit_time=self._exit_time,
                 silent_s=time.monotonic() - self._heard,
+                suspended=self._child is not None and self._exit_code is None and is_suspended(self._child.pid),
                 progress=dict(self._progress),
                 first_step=self._first_step,
                 events=events,
@@ -170,3 +172,11 @@ class Watch:
     def _tell(self) -> None:
         self._urgent = True
         self._changed.notify_all()
+
+
+def is_suspended(pid: int) -> bool:
+    """Whether the kernel says that a process is stopped, by SIGSTOP or a debugger."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+    except (OSError, IndexError):
+        return False

@@ -28,6 +28,7 @@ from storage.store import NotStored, open_store
 from trainer.channel import Channel, open_channel, stop_on_signals
 from trainer.checkpoints import newest_state
 from trainer.failures import kind_of, sentence_of
+from trainer.faults import with_faults
 from trainer.session import Session
 from trainer.topology import find_topology
 from trainer.training import run_task
@@ -80,11 +81,12 @@ def work(arguments: argparse.Namespace, run: RunDir, channel: Channel) -> int:
         job.job = Verb[arguments.task]
     rules.check(job)
     channel.say("event", event="worker_started", details={"pid": os.getpid(), "host": socket.gethostname()})
-    channel.say("progress", phase="starting")
+    told = with_faults(channel, run, job.fault, rank_of(os.environ))
+    told.say("progress", phase="starting")
     if job.cluster.accelerator is Accelerator.cpu:
         tf.config.set_visible_devices([], "GPU")
     topology = find_topology(job, os.environ, len(tf.config.get_visible_devices("GPU")))
-    session = Session(job, topology, channel, saved_lanes(run))
+    session = Session(job, topology, told, saved_lanes(run))
     stop_on_signals(channel)
     return run_task(session, run, arguments.attempt)
 

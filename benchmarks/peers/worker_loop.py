@@ -9,8 +9,8 @@ from keras import losses, optimizers
 from benchmarks.peers.networks import cnn
 
 
-def train(steps: int = 20, global_batch_size: int = 64) -> float:
-    """Train the CNN as one of TF_CONFIG's workers; when the first step was done."""
+def train(steps: int = 20, global_batch_size: int = 64, after_step=None) -> float:
+    """Train the CNN as one of TF_CONFIG's workers; when the first step was done. `after_step` hears of each step."""
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     replica_batch_size = global_batch_size // strategy.num_replicas_in_sync
     rng = np.random.default_rng(0)
@@ -29,7 +29,9 @@ def train(steps: int = 20, global_batch_size: int = 64) -> float:
 
     step = tf.function(lambda: strategy.run(replica_step))
     first = 0.0
-    for _ in range(steps):
+    for number in range(1, steps + 1):
         float(strategy.reduce("SUM", step(), axis=None))
         first = first or time.time()
+        if after_step:
+            after_step(number)
     return first
