@@ -36,7 +36,7 @@ def averaging(strategy: tf.distribute.Strategy, model: keras.Model) -> Callable[
         for variable, mean in zip(statistics, means, strict=True):
             variable.assign(mean)
 
-    @tf.function
+    @tf.function(autograph=False)
     def average() -> None:
         strategy.run(average_here)
 

@@ -123,7 +123,6 @@ def become_worker(request: dict, fds: Sequence[int], parent: int) -> None:
     os.environ.update(request["env"])
     os.environ |= {CONTROL_FD: str(control), PROGRESS_FD: str(progress)}
     os.chdir(request["cwd"])
-    gc.unfreeze()
     worker.run_and_exit(request["argv"])
 
 

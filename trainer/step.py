@@ -61,7 +61,8 @@ class TrainingStep:
     def _variables(self) -> list[tf.Variable]:
         return [variable.value for variable in self.model.trainable_variables]
 
-    @tf.function
+    # Without AutoGraph, which would rewrite every function below: half a second of each start and restart.
+    @tf.function(autograph=False)
     def run(self, iterator: Iterator[Batch], num_steps: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
         """Take `num_steps` steps and return the totals over them and over all replicas.
 
@@ -69,8 +70,12 @@ class TrainingStep:
         they agree without another message.
         """
         self.strategy.run(self._begin)
-        for _ in tf.range(num_steps):
+
+        def one_more(done: tf.Tensor) -> tf.Tensor:
             self._step(next(iterator))
+            return done + 1
+
+        tf.while_loop(lambda done: done < num_steps, one_more, [tf.constant(0)])
         totals = self.strategy.run(lambda asked: self.totals.read_value() + asked * [0.0, 0.0, 0.0, 1.0], args=(stop,))
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, totals, axis=None)
 

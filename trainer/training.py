@@ -101,7 +101,7 @@ def check_agreement(session: Session, step: int) -> None:
 
     own = tf.constant([float(step), float(step) ** 2], tf.float64)
 
-    @tf.function
+    @tf.function(autograph=False)
     def sums() -> tf.Tensor:
         return session.strategy.reduce(
             tf.distribute.ReduceOp.SUM, session.strategy.run(lambda: tf.identity(own)), axis=None
