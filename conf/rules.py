@@ -83,7 +83,14 @@ def _names(job: JobSpec) -> list[Problem]:
     ):
         if word not in known:
             problems.append(Problem(field, word, "there is none of this name", nearest(word, known)))
-    return problems + _class_weights(job.trainer.class_weights) + _balanced_twice(job)
+    return problems + _class_weights(job.trainer.class_weights) + _balanced_twice(job) + _port(job.tensorboard.port)
+
+
+def _port(port: int) -> list[Problem]:
+    if 0 <= port < 2**16:
+        return []
+    law = "a port is a number from 1 to 65535, or 0 for any that is free"
+    return [Problem("tensorboard.port", port, law, "tensorboard.port=6006")]
 
 
 def _balanced_twice(job: JobSpec) -> list[Problem]:

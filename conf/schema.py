@@ -20,6 +20,7 @@ class Verb(Enum):
     export = "write the newest checkpoint of run_id as a SavedModel"
     checkpoints = "list, verify, prune or export the checkpoints of run_id"
     status = "say how run_id is doing"
+    tensorboard = "show the curves of run_id, or of all runs of storage.root, in TensorBoard on this machine"
     stop = "ask run_id to save and stop"
 
 
@@ -348,6 +349,13 @@ class CheckpointsSpec:
 
 
 @dataclass
+class TensorboardSpec:
+    """How job=tensorboard shows curves."""
+
+    port: int = 6006  # of 127.0.0.1; 0: any that is free
+
+
+@dataclass
 class JobSpec:
     """One job, whole."""
 
@@ -365,3 +373,4 @@ class JobSpec:
     inspect: InspectSpec = field(default_factory=InspectSpec)
     benchmark: BenchmarkSpec = field(default_factory=BenchmarkSpec)
     checkpoints: CheckpointsSpec = field(default_factory=CheckpointsSpec)
+    tensorboard: TensorboardSpec = field(default_factory=TensorboardSpec)

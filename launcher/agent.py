@@ -64,7 +64,7 @@ class Agent:
         """Kill the child, upload its log, and stop the host's standby server if this agent started it."""
         if self._watch:
             self._watch.kill()
-            self._watch.join()
+            self._watch.close()
         if self._host_standby:
             self._host_standby.close()
 

@@ -21,6 +21,7 @@ from launcher.saved import outcome as last_outcome
 from launcher.standby import standby_server, wants_standby
 from storage.data_dir import is_prepared
 from storage.run_dir import ATTEMPTS, RunDir
+from storage.staging import swept
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Drive:
             return Outcome("stopped", next_attempt(self.run_dir) - 1, step, reason, self.interrupts.exit_code)
 
     def _run(self) -> Outcome:
-        with self._own_standby() as standby, connected(self.job.cluster) as placement:
+        with swept(), self._own_standby() as standby, connected(self.job.cluster) as placement:
             self.interrupts.arm()  # Ray sets handlers of its own
             job = resolved(self.job, placement)
             rules.check(job)

@@ -6,7 +6,7 @@ import shutil
 import sys
 from typing import Any
 
-from conf.schema import JobSpec, StorageSpec
+from conf.schema import JobSpec, StorageSpec, StoreKind
 from launcher.console import failure
 from launcher.controller import Outcome
 from storage.run_dir import METRICS, SAVED_MODEL, RunDir, log_name
@@ -70,10 +70,16 @@ def _places(run_dir: RunDir) -> list[str]:
 
 def _next(job: JobSpec) -> list[str]:
     return [
-        f"curves:         {tool('tensorboard')} --logdir {shlex.quote(job.storage.root)}",
+        f"curves:         {_curves(job)}",
         f"measure again:  {command(job, 'job=evaluate')}",
         f"resume:         {command(job)}  (after an interruption)",
     ]
+
+
+def _curves(job: JobSpec) -> str:
+    if job.storage.kind is not StoreKind.local:
+        return command(job, "job=tensorboard")
+    return f"{tool('tensorboard')} --logdir {shlex.quote(job.storage.root)}"
 
 
 def tool(name: str) -> str:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from launcher.child import Child, Ends, StandbyGone, start_child
+from launcher.log_copy import LogCopy
 from launcher.messages import Order, Standby, WorkerStatus
 from storage.run_dir import RunDir
-from storage.store import StoreError
 
 MAX_EVENTS = 1000
 PIPE_DRAIN_S = 0.5  # after the child's end; a grandchild may hold the pipe open
@@ -50,6 +50,7 @@ class Watch:
         self._progress_pipe, progress_end = os.pipe()
         log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         ends = Ends(control_end, progress_end, log)
+        self._log_copy = LogCopy(run_dir, order.log, self._log)
         self._reader = threading.Thread(target=self._read, name="progress", daemon=True)
         self._watcher = threading.Thread(target=self._watch, args=(ends,), name="watch", daemon=True)
         self._reader.start()
@@ -91,9 +92,10 @@ class Watch:
         with self._changed:
             self._changed.wait_for(lambda: self._exit_code is not None)
 
-    def join(self) -> None:
-        """Wait until its log is where the run directory is."""
+    def close(self) -> None:
+        """Wait until its log is where the run directory is. Afterwards nothing of it is on this machine."""
         self._watcher.join()
+        self._run_dir.close()
 
     def tail(self, lines: int) -> list[str]:
         """The last lines of its log."""
@@ -120,8 +122,7 @@ class Watch:
             self._exit_code, self._exit_time = exit_code, time.time()
             self._urgent = True
             self._changed.notify_all()
-        with contextlib.suppress(StoreError):
-            self._run_dir.publish(self._order.log)
+        self._log_copy.finish()
 
     def _start(self, ends: Ends) -> int:
         try:

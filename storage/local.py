@@ -95,6 +95,12 @@ class LocalStore:
         with self._errors("list", prefix):
             return sorted(self._walk(prefix), key=lambda stored: stored.name)
 
+    def list_folders(self) -> Iterable[str]:
+        """The names of the folders directly in the store, sorted; what lies in them is not looked at."""
+        with self._errors("list", ""), contextlib.suppress(FileNotFoundError), os.scandir(self.root) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
+        return []
+
     def exists(self, name: str) -> bool:
         """Whether there is an object of that name."""
         with self._errors("look for", name):

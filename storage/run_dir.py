@@ -3,7 +3,7 @@
 job.yaml                              what was asked first
 outcome.json                          how it ended
 events.jsonl                          what happened when; in a far store one object an event, in events/
-attempts/NN/{job.yaml,rank_R.log,rank_R.stacks}
+attempts/NN/{job.yaml,rank_R.log,rank_R.stacks}; in a far store rank_R.log.part-* while the worker runs
 checkpoints/step_XXXXXXXX/            trainer/checkpoints.py knows what is in there
 tensorboard/  report/{metrics,benchmark}.json  export/saved_model/
 """
@@ -13,10 +13,7 @@ import json
 import os
 import re
 import secrets
-import shutil
-import tempfile
 import time
-import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -24,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.names import checked_name, disk_error
+from storage.staging import Staging
 from storage.store import NotStored, Stored, StoreError, open_store
 
 JOB = "job.yaml"
@@ -33,6 +31,7 @@ EVENTS_FOLDER = "events"
 ATTEMPTS = "attempts"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
+LOG_PART = ".part-"
 METRICS = "report/metrics.json"
 BENCHMARK = "report/benchmark.json"
 SAVED_MODEL = "export/saved_model"
@@ -40,6 +39,8 @@ KERAS_FILES = {"keras": "export/model.keras", "weights_h5": "export/model.weight
 
 #: Uploads of one `publish` at a time.
 FILES_AT_ONCE = 8
+#: Small objects that are read at a time.
+EVENTS_AT_ONCE = 16
 
 _JOB_URL = re.compile(r"(?P<root>.*?)/?(?P<run_id>[^/]+)(/attempts/\d+)?/job\.yaml")
 _CHECKPOINT = re.compile(rf"{CHECKPOINTS}/step_(\d+)(/|$)")
@@ -53,6 +54,11 @@ def attempt_job_name(attempt: int) -> str:
 def log_name(attempt: int, rank: int) -> str:
     """What a worker printed."""
     return f"{ATTEMPTS}/{attempt:02d}/rank_{rank}.log"
+
+
+def log_part_name(log: str, number: int) -> str:
+    """A part of a log in a far store, until the whole is there."""
+    return f"{log}{LOG_PART}{number:06d}"
 
 
 def stacks_name(attempt: int, rank: int) -> str:
@@ -80,7 +86,7 @@ class RunDir:
         self.run_id = checked_name(root_url, run_id)
         self.store = open_store(f"{root_url.rstrip('/') or '/'}/{run_id}")
         self.url = self.store.url
-        self._staging: Path | None = None
+        self._staging: Staging | None = None
 
     @classmethod
     def of_job(cls, url: str) -> "RunDir":
@@ -132,22 +138,27 @@ class RunDir:
     def _event_texts(self) -> Iterator[bytes]:
         with contextlib.suppress(NotStored):
             yield self.store.get(EVENTS)
-        for stored in self.store.list(f"{EVENTS_FOLDER}/"):
-            yield self.store.get(stored.name)
+        names = [stored.name for stored in self.store.list(f"{EVENTS_FOLDER}/")]
+        with ThreadPoolExecutor(EVENTS_AT_ONCE) as pool:
+            yield from pool.map(self.store.get, names)
 
     def local(self, name: str) -> Path:
         """A path on this machine to write `name` to; its parent exists. Call `publish(name)` when it is written."""
         path = self.store.local_path(name)
         if path is None:
-            if self._staging is None:
-                self._staging = Path(tempfile.mkdtemp(prefix="convoy-"))
-                weakref.finalize(self, shutil.rmtree, self._staging, ignore_errors=True)
-            path = self._staging / checked_name(self.url, name)
+            self._staging = self._staging or Staging()
+            path = self._staging.folder / checked_name(self.url, name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error("make the folder of", str(path), error) from error
         return path
+
+    def close(self) -> None:
+        """Remove what was written here on its way to a far store. It is removed with this object, too."""
+        if self._staging is not None:
+            self._staging.close()
+            self._staging = None
 
     def publish(self, name: str) -> list[Stored]:
         """Upload the file or folder that was written to `local(name)`. For a local store there is nothing to do."""

@@ -64,6 +64,9 @@ class Store(Protocol):
     def list(self, prefix: str = "") -> Iterable[Stored]:
         """All objects whose name starts with `prefix`, sorted by name."""
 
+    def list_folders(self) -> Iterable[str]:
+        """The names of the folders directly in the store, sorted; what lies in them is not looked at."""
+
     def exists(self, name: str) -> bool:
         """Whether there is an object of that name."""
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -13,6 +13,7 @@ from storage import run_dir as names
 from storage.run_dir import RunDir
 from trainer.checkpoints import CheckpointWriter
 from trainer.curves import Curves
+from trainer.far_events import FarEvents
 from trainer.loop import Every, Progress, Window
 from trainer.session import Session
 
@@ -140,8 +141,8 @@ class Evaluation:
 class Saving:
     """Takes a checkpoint: BatchNorm averaged by all workers, then the chief's snapshot, written in the background."""
 
-    def __init__(self, session: Session, writer: CheckpointWriter | None, flush: Callable[[], None]):
-        self._session, self._writer, self._flush = session, writer, flush
+    def __init__(self, session: Session, writer: CheckpointWriter | None, curves: Iterable[Curves]):
+        self._session, self._writer, self._curves = session, writer, list(curves)
         self._saved_step: int | None = None
 
     def __call__(self, progress: Progress) -> None:
@@ -152,10 +153,16 @@ class Saving:
         self._saved_step = progress.step
         if self._writer is None:
             return
-        # Curves first: whatever a checkpoint remembers as drawn is on the disk before it.
-        self._flush()
+        for curves in self._curves:
+            curves.flush()
         state = saved_state(self._session, progress)
-        self._writer.submit(progress.step, self._session.state.snapshot(), state, progress.last_metrics)
+        snapshot = self._session.state.snapshot()
+        self._writer.submit(progress.step, snapshot, state, progress.last_metrics, self._wait_for_curves)
+
+    def _wait_for_curves(self) -> None:
+        """Curves first: whatever a checkpoint remembers as drawn is kept before it."""
+        for curves in self._curves:
+            curves.wait()
 
 
 def saved_state(session: Session, progress: Progress) -> dict[str, Any]:
@@ -177,7 +184,9 @@ def open_curves(session: Session, run: RunDir, split: str, from_step: int) -> Cu
     """The chief's curves of `split`, going on from `from_step`; the resolved job as text beside them."""
     if not session.topology.is_chief:
         return None
-    curves = Curves(run.local(f"{names.TENSORBOARD}/{split}"), from_step)
+    folder = f"{names.TENSORBOARD}/{split}"
+    is_near = run.store.local_path(folder) is not None
+    curves = Curves(run.local(folder) if is_near else FarEvents(run.store, folder), from_step)
     if split == "train" and from_step == 0:
         curves.text("job", "".join(f"    {line}\n" for line in dump_job(session.job).splitlines()))
     return curves

@@ -4,6 +4,7 @@ The agent sends lines: `stop`, `dump stacks`. The end of that pipe means that th
 once, so that nothing is left running. The worker sends lines of JSON; they are the heartbeat too.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -11,11 +12,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from conf import exit_codes
+from storage.store import StoreError
 
 CONTROL_FD = "CONVOY_CONTROL_FD"
 PROGRESS_FD = "CONVOY_PROGRESS_FD"
@@ -30,19 +31,19 @@ class Channel(Protocol):
         """Say something: `kind` is progress, event, error or result."""
 
 
-def open_channel(environment: Mapping[str, str], stacks: Path, is_chief: bool) -> Channel:
-    """The agent's pipes where there is an agent, else the terminal. `stacks` is where Python stacks are dumped to."""
+def open_channel(environment: Mapping[str, str], keep_stacks: Callable[[bytes], None], is_chief: bool) -> Channel:
+    """The agent's pipes where there is an agent, else the terminal. `keep_stacks` is given Python stacks to keep."""
     if PROGRESS_FD in environment:
-        return Pipes(int(environment[CONTROL_FD]), int(environment[PROGRESS_FD]), stacks)
+        return Pipes(int(environment[CONTROL_FD]), int(environment[PROGRESS_FD]), keep_stacks)
     return Terminal(is_chief)
 
 
 class Pipes:
     """The channel to an agent."""
 
-    def __init__(self, control: int, progress: int, stacks: Path):
+    def __init__(self, control: int, progress: int, keep_stacks: Callable[[bytes], None]):
         self.stop_requested = False
-        self._progress, self._stacks, self._lock = progress, stacks, threading.Lock()
+        self._progress, self._keep_stacks, self._lock = progress, keep_stacks, threading.Lock()
         threading.Thread(target=self._listen, args=(control,), daemon=True, name="control").start()
 
     def say(self, kind: str, **fields: Any) -> None:
@@ -60,12 +61,9 @@ class Pipes:
                 if line.strip() == "stop":
                     self.stop_requested = True
                 elif line.strip() == "dump stacks":
-                    self._dump()
+                    with contextlib.suppress(StoreError):
+                        self._keep_stacks(stacks().encode())
         os._exit(exit_codes.FAILED)
-
-    def _dump(self) -> None:
-        self._stacks.parent.mkdir(parents=True, exist_ok=True)
-        self._stacks.write_text(stacks())
 
 
 def stacks() -> str:

@@ -174,10 +174,14 @@ class CheckpointWriter:
         snapshot: Mapping[str, Any],
         state: dict[str, Any],
         metrics: Mapping[str, float] | None = None,
+        first: Callable[[], None] | None = None,
     ) -> None:
-        """Begin to save; waits while the one before is still being saved. The snapshot must not change any more."""
+        """Begin to save; waits while the one before is still being saved. The snapshot must not change any more.
+
+        `first` is called in the background before anything is written.
+        """
         self.wait()
-        self._pending = self._pool.submit(self._save, step, snapshot, state, dict(metrics or {}))
+        self._pending = self._pool.submit(self._save, step, snapshot, state, dict(metrics or {}), first)
 
     def wait(self) -> None:
         """Wait until what was submitted is saved."""
@@ -193,8 +197,15 @@ class CheckpointWriter:
             self._pool.shutdown()
 
     def _save(
-        self, step: int, snapshot: Mapping[str, Any], state: dict[str, Any], metrics: Mapping[str, float]
+        self,
+        step: int,
+        snapshot: Mapping[str, Any],
+        state: dict[str, Any],
+        metrics: Mapping[str, float],
+        first: Callable[[], None] | None,
     ) -> None:
+        if first:
+            first()
         save(self._run_dir, step, snapshot, state, self._attempt, metrics)
         if self._on_saved:
             self._on_saved(step)

@@ -14,12 +14,14 @@ from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util import tensor_util
 
+from trainer.far_events import FarEvents
+
 
 class Curves:
-    """One run of TensorBoard: a folder such as tensorboard/train."""
+    """One run of TensorBoard: a folder such as tensorboard/train, on this machine or in a far store."""
 
-    def __init__(self, folder: Path, from_step: int):
-        self._writer = EventFileWriter(str(folder))
+    def __init__(self, folder: Path | FarEvents, from_step: int):
+        self._writer = EventFileWriter(str(folder)) if isinstance(folder, Path) else folder
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         # TensorBoard forgets this step and what lies beyond it; the values of from_step itself stand.
         self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=from_step + 1, session_log=start))
@@ -42,8 +44,13 @@ class Curves:
         self._add(0, [summary_pb2.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)])
 
     def flush(self) -> None:
-        """Put what was drawn on the disk."""
+        """Put what was drawn on the disk, or begin to upload it; see `wait`."""
         self._writer.flush()
+
+    def wait(self) -> None:
+        """Wait until what was flushed is where the run is kept. StoreError if it cannot be brought there."""
+        if isinstance(self._writer, FarEvents):
+            self._writer.wait()
 
     def close(self) -> None:
         """Write the rest and end."""

@@ -1,5 +1,6 @@
 """The task `train`, from restore to export, in one process."""
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -39,16 +40,11 @@ def train(session: Session, run: RunDir, attempt: int) -> int:
     train_curves = actions.open_curves(session, run, "train", progress.step)
     validation_curves = actions.open_curves(session, run, "validation", progress.step) if split else None
     writer = open_writer(session, run, attempt) if session.topology.is_chief else None
-    try:
+    with contextlib.ExitStack() as stack:
+        for closing in (writer, validation_curves, train_curves):
+            if closing:
+                stack.callback(closing.close)
         _run(session, progress, split, train_curves, validation_curves, writer)
-    finally:
-        for curves in (train_curves, validation_curves):
-            if curves:
-                curves.close()
-        if writer:
-            writer.close()
-    if session.topology.is_chief:
-        run.publish(names.TENSORBOARD)
     if progress.step < progress.steps:
         session.channel.say("result", step=progress.step, metrics=progress.last_metrics)
         return exit_codes.STOPPED
@@ -198,13 +194,8 @@ def _run(
     validation_curves: Curves | None,
     writer: CheckpointWriter | None,
 ) -> None:
-    def flush() -> None:
-        for curves in (train_curves, validation_curves):
-            if curves:
-                curves.flush()
-
     evaluation = actions.Evaluation(session, split, validation_curves) if split else None
-    saving = actions.Saving(session, writer, flush)
+    saving = actions.Saving(session, writer, filter(None, (train_curves, validation_curves)))
     due = actions.every(session, actions.TrainingCurves(session, train_curves), evaluation, saving)
     run = compile_step(session.step)
 

@@ -12,6 +12,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import tensorflow as tf
@@ -24,6 +25,7 @@ from data_pipeline.allocator import keep_freed_memory
 from data_pipeline.damage import named
 from storage import run_dir as names
 from storage.run_dir import RunDir
+from storage.staging import close_all
 from storage.store import NotStored, open_store
 from trainer.channel import Channel, open_channel, stop_on_signals
 from trainer.checkpoints import newest_state
@@ -43,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     rank = rank_of(os.environ)
     run = RunDir.of_job(arguments.job)
-    channel = open_channel(os.environ, run.local(names.stacks_name(arguments.attempt, rank)), rank == 0)
+    keep_stacks = partial(run.store.put, names.stacks_name(arguments.attempt, rank))
+    channel = open_channel(os.environ, keep_stacks, rank == 0)
     stop_on_signals(channel)
     try:
         return work(arguments, run, channel)
@@ -128,6 +131,7 @@ def run_and_exit(argv: Sequence[str] | None = None) -> None:
     """
     code = main(argv)
     remove_generated_code()
+    close_all()
     with contextlib.suppress(OSError):  # a log on a full disk
         logging.shutdown()
         sys.stdout.flush()

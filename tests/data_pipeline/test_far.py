@@ -16,7 +16,7 @@ from data_pipeline.manifest import Manifest, load_manifest
 from data_pipeline.order import BatchShape, Blocks, steps_per_epoch
 from data_pipeline.pipeline import training_dataset
 from data_pipeline.reader import RecordReader
-from storage import gcs
+from storage import gcs_retries
 from tests.data_pipeline.conftest import upload
 from tests.storage.fault_proxy import Fault, FaultProxy
 from tests.storage.gcs_server import BUCKET, running_gcs_server
@@ -78,7 +78,7 @@ def test_resuming_in_an_epoch_fetches_only_what_is_left(
 def test_a_server_that_is_killed_and_restarted_in_an_epoch(
     near: Manifest, data: DataSpec, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gcs, "BACK_OFF_S", 0.2)
+    monkeypatch.setattr(gcs_retries, "BACK_OFF_S", 0.2)
     with running_gcs_server(tmp_path / "server") as url:
         proxy.upstream = url.removeprefix("http://")
         manifest = load_manifest(upload(near, f"gs://{BUCKET}/set"))

@@ -28,9 +28,11 @@ def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def proxy(gcs_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
     """A proxy before the GCS server, which the client goes through; retries come quickly."""
-    gcs = importlib.import_module("storage.gcs")
-    monkeypatch.setattr(gcs, "BACK_OFF_S", 0.01)
-    monkeypatch.setattr(gcs, "PART_RETRY", gcs.PART_RETRY.with_delay(initial=0.01, maximum=0.1).with_timeout(0.5))
+    retries = importlib.import_module("storage.gcs_retries")
+    monkeypatch.setattr(retries, "BACK_OFF_S", 0.01)
+    monkeypatch.setattr(
+        retries, "PART_RETRY", retries.PART_RETRY.with_delay(initial=0.01, maximum=0.1).with_timeout(0.5)
+    )
     with running_proxy(gcs_server) as proxy:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
         yield proxy

@@ -51,6 +51,8 @@ class FaultProxy(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.faults: list[Fault] = []
         self.seen: list[str] = []
+        self.sent_bytes: list[tuple[str, int]] = []  # path and length of every body that a client sent
+        self.in_flight = self.most_in_flight = 0
         self.released = threading.Event()  # until then, stalled answers do not come
         self.lock = threading.Lock()
 
@@ -84,6 +86,18 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_request(self) -> None:
         """Pass the request on, or break it."""
         body = self._body()
+        with self.server.lock:
+            if body:
+                self.server.sent_bytes.append((self.path, len(body)))
+            self.server.in_flight += 1
+            self.server.most_in_flight = max(self.server.most_in_flight, self.server.in_flight)
+        try:
+            self._pass_on_or_break(body)
+        finally:
+            with self.server.lock:
+                self.server.in_flight -= 1
+
+    def _pass_on_or_break(self, body: bytes) -> None:
         fault = self.server.fault_for(self.command, self.path)
         kind = fault.kind if fault else None
         if fault and kind == "status":

@@ -1,6 +1,7 @@
 """What every store promises, on a directory, on a real GCS server and on that server with faults."""
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -89,6 +90,32 @@ def test_a_list_is_sorted_and_filtered(store: Store) -> None:
     assert names(store, "b/1") == ["b/10"]
     assert names(store, "no/such") == []
     assert [stored.size for stored in store.list("b/")] == [4, 3, 5]
+
+
+def test_chunks_that_are_made_while_they_are_written(store: Store) -> None:
+    """They arrive as one object with its checksum; an error in making them leaves nothing, or what was there."""
+    whole = os.urandom(MORE_THAN_ONE_REQUEST)
+    stored = store.put_chunks("made", (whole[at : at + 100_000] for at in range(0, len(whole), 100_000)))
+    assert (stored.name, stored.size, stored.crc32c) == ("made", len(whole), google_crc32c.value(whole))
+    assert store.get("made") == whole
+    assert store.put_chunks("empty", []).size == 0 and store.get("empty") == b""
+
+    def failing() -> Iterator[bytes]:
+        yield whole
+        raise ZeroDivisionError
+
+    for name in ("made", "new"):
+        with pytest.raises(ZeroDivisionError):
+            store.put_chunks(name, failing())
+    assert names(store) == ["empty", "made"] and store.get("made") == whole
+
+
+def test_folders_are_listed_without_what_is_in_them(store: Store) -> None:
+    """Folders directly in the store alone; objects beside them are none."""
+    assert list(store.list_folders()) == []
+    for name in ["b/2", "a", "b/10", "bc/x/y", "_data/x"]:
+        store.put(name, b"x")
+    assert list(store.list_folders()) == ["_data", "b", "bc"]
 
 
 def test_deleting(store: Store) -> None:

@@ -1,15 +1,22 @@
 """The GCS store against faults of the network and of the service."""
 
+import contextlib
+import dataclasses
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import google_crc32c
 import pytest
 from google.auth.exceptions import DefaultCredentialsError
+from google.cloud.storage import Blob
 
-from storage import gcs
+from storage import gcs, gcs_retries, gcs_transfers
 from storage.store import NotStored, StoreError, open_store
 from tests.storage.fault_proxy import Fault, FaultProxy
+from tests.storage.gcs_server import BUCKET, running_gcs_server
 
 SMALL = b"some bytes" * 1000
 LARGE = os.urandom(9 << 20)
@@ -42,6 +49,99 @@ def test_an_upload_survives(proxy: FaultProxy, gcs_url: str, tmp_path: Path, siz
     assert fault.uses == 0, "the fault was never met"
     assert stored.size == len(data)
     assert store.get("x") == data
+
+
+@pytest.mark.parametrize(("size", "fault"), UPLOAD_FAULTS, ids=lambda value: getattr(value, "kind", value))
+def test_chunks_are_made_once_whatever_happens_to_their_upload(
+    proxy: FaultProxy, gcs_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str, fault: Fault
+) -> None:
+    """What was made before a fault is not made again, and arrives; a killed writer would leave nothing on the disk."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    data, made = (LARGE if size == "large" else SMALL), 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal made
+        for at in range(0, len(data), 100_000):
+            made += 1
+            yield data[at : at + 100_000]
+            assert list(tmp_path.iterdir()) == []
+
+    store = open_store(gcs_url)
+    proxy.faults = [dataclasses.replace(fault, uses=1)]
+    stored = store.put_chunks("x", chunks())
+    assert proxy.faults[0].uses == 0, "the fault was never met"
+    assert (stored.size, stored.crc32c) == (len(data), google_crc32c.value(data))
+    assert made == -(-len(data) // 100_000)
+    assert store.get("x") == data
+
+
+def test_an_upload_session_that_is_lost_every_time_ends_with_a_sentence(proxy: FaultProxy, gcs_url: str) -> None:
+    """A lost session costs a try of the file's budget, in which each try begins a new session."""
+    proxy.faults = [Fault("status", "PUT", status=404, uses=-1)]
+    with pytest.raises(StoreError, match=rf"{gcs_url}/x: cannot write - the service lost the upload 6 times") as caught:
+        open_store(gcs_url).put("x", LARGE)
+    assert not isinstance(caught.value, NotStored)
+    assert sum("POST" in seen and "uploadType=resumable" in seen for seen in proxy.seen) == gcs_retries.TRIES
+
+
+def test_a_server_that_forgets_the_session_in_the_middle_of_an_upload(
+    proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between two chunks and restarted, it knows no session any more: the file is sent anew, and whole."""
+    monkeypatch.setattr(gcs_retries, "BACK_OFF_S", 0.1)
+    monkeypatch.setattr(gcs_transfers, "UPLOAD_CHUNK_BYTES", 1 << 20)
+    data = os.urandom(9 << 20)
+    with contextlib.ExitStack() as first:
+        proxy.upstream = first.enter_context(running_gcs_server(tmp_path)).removeprefix("http://")
+        with ThreadPoolExecutor(1) as pool:
+            sent = pool.submit(open_store(f"gs://{BUCKET}/runs").put_buffers, "x", [data])
+            while sum(seen.startswith("PUT") for seen in proxy.seen) < 3:
+                assert not sent.done()
+            first.close()
+            with running_gcs_server(tmp_path) as url:
+                proxy.upstream = url.removeprefix("http://")
+                assert sent.result(60).crc32c == google_crc32c.value(data)
+                assert open_store(f"gs://{BUCKET}/runs").get("x") == data
+    assert sum("POST" in seen and "uploadType=resumable" in seen for seen in proxy.seen) >= 2
+
+
+@pytest.mark.parametrize("kind", ["status", "reset", "cut", "flip"])
+def test_a_large_object_comes_in_parts_side_by_side(
+    proxy: FaultProxy, gcs_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A part that fails is fetched again and no other; a flipped bit is found by the checksum of the whole."""
+    monkeypatch.setattr(gcs_transfers, "PART_BYTES", 1 << 20)
+    store, num_parts = open_store(gcs_url), 9
+    store.put("x", LARGE)
+    for fetch in (lambda: store.get("x"), lambda: fetched_file(store.get_file, tmp_path / "x")):
+        proxy.seen, proxy.faults = [], [Fault(kind, "GET", "alt=media", skip=4)]
+        proxy.most_in_flight = 0
+        assert fetch() == LARGE
+        assert proxy.faults[0].uses == 0, "the fault was never met"
+        parts = sum("alt=media" in seen for seen in proxy.seen)
+        # One more request finds the end: the object is a multiple of a part.
+        assert parts == 2 * num_parts if kind == "flip" else parts == num_parts + 1
+        assert proxy.most_in_flight >= 3
+    assert list(tmp_path.iterdir()) == [tmp_path / "x"]
+
+
+def test_an_object_that_is_replaced_while_it_comes_is_the_new_one(
+    proxy: FaultProxy, gcs_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of two versions are never put together."""
+    monkeypatch.setattr(gcs_transfers, "PART_BYTES", 1 << 20)
+    store, other = open_store(gcs_url), os.urandom(5 << 20)
+    store.put("x", LARGE)
+    real = gcs_transfers.get_range
+
+    def replacing(blob: Blob, start: int, length: int) -> bytes:
+        if start == 3 << 20:
+            monkeypatch.setattr(gcs_transfers, "get_range", real)
+            open_store(gcs_url).put("x", other)
+        return real(blob, start, length)
+
+    monkeypatch.setattr(gcs_transfers, "get_range", replacing)
+    assert store.get("x") == other
 
 
 @pytest.mark.parametrize("kind", ["status", "reset", "cut", "flip"])
@@ -87,7 +187,7 @@ def test_the_marker_of_another_is_not_ours(proxy: FaultProxy, gcs_url: str) -> N
 def test_a_large_marker_is_refused(proxy: FaultProxy, gcs_url: str) -> None:
     """A precondition is only safe on an upload of one request."""
     with pytest.raises(StoreError, match="at most"):
-        open_store(gcs_url).put_if_absent("marker", bytes(gcs.SMALL_BYTES + 1))
+        open_store(gcs_url).put_if_absent("marker", bytes(gcs_transfers.SMALL_BYTES + 1))
 
 
 def test_a_file_that_never_comes_whole_is_not_there(proxy: FaultProxy, gcs_url: str, tmp_path: Path) -> None:
@@ -105,7 +205,7 @@ def test_the_retries_have_an_end(proxy: FaultProxy, gcs_url: str) -> None:
     proxy.faults = [Fault("status", "POST", "upload", uses=-1)]
     with pytest.raises(StoreError, match=rf"{gcs_url}/x: cannot write - .*503.* - check the network"):
         open_store(gcs_url).put("x", b"")
-    assert uploads(proxy) == gcs.TRIES
+    assert uploads(proxy) == gcs_retries.TRIES
 
 
 def test_no_permission_is_said_at_once(proxy: FaultProxy, gcs_url: str) -> None:

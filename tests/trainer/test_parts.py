@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+from functools import partial
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from conf.errors import BadSpec
 from conf.schema import BatchNormSync, ModelSpec, OptimizerSpec, Precision, TrainerSpec
 from data_pipeline.order import BatchShape
+from storage.store import open_store
 from tests.trainer.arithmetic import Case, batches, by_convoy, new_model
 from trainer import precision
 from trainer.batch_norm import averaging, batch_norms
@@ -201,7 +203,7 @@ def test_curves_of_a_dead_attempt_are_forgotten_beyond_the_restored_step(tmp_pat
 def test_the_pipes_carry_words_both_ways(tmp_path):
     control_out, control_in = os.pipe()
     progress_out, progress_in = os.pipe()
-    channel = Pipes(control_out, progress_in, tmp_path / "deep" / "stacks")
+    channel = Pipes(control_out, progress_in, partial(open_store(str(tmp_path)).put, "deep/stacks"))
     channel.say("progress", step=3)
     line = json.loads(os.read(progress_out, 1000))
     assert line["kind"] == "progress" and line["step"] == 3 and not channel.stop_requested

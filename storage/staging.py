@@ -1,0 +1,82 @@
+"""Folders of this machine for what is written here before it is uploaded. None outlives its process for long.
+
+A process holds a lock (flock) on each of its folders, and the lock ends with it, however it ends: what a killed one
+has left is removed by whoever next makes such a folder or calls `sweep`. Who ends by os._exit calls `close_all` first.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+PREFIX = "convoy-staging-"
+
+
+class Staging:
+    """A folder of this process's own."""
+
+    def __init__(self) -> None:
+        sweep()
+        self.folder, lock = _held()
+        self._close = weakref.finalize(self, _remove, self.folder, lock)
+        _open.add(self)
+
+    def close(self) -> None:
+        """Remove the folder with everything in it."""
+        self._close()
+
+
+_open: "weakref.WeakSet[Staging]" = weakref.WeakSet()
+
+
+def close_all() -> None:
+    """Remove all folders of this process."""
+    for staging in list(_open):
+        staging.close()
+
+
+def sweep() -> None:
+    """Remove this user's folders whose processes are gone."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if folder.stat().st_uid == os.getuid() and (lock := _lock(folder)) is not None:
+                _remove(folder, lock)
+
+
+@contextlib.contextmanager
+def swept() -> Iterator[None]:
+    """Afterwards nothing is left of the processes that ended inside the block."""
+    try:
+        yield
+    finally:
+        sweep()
+
+
+def _held() -> tuple[Path, int]:
+    """A new folder, and the lock on it. Another process may sweep it away before it is locked: then the next one."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        with contextlib.suppress(FileNotFoundError):
+            lock = _lock(folder)
+            if lock is not None and folder.exists():
+                return folder, lock
+
+
+def _lock(folder: Path) -> int | None:
+    """The lock on a folder; None where another process has it."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _remove(folder: Path, lock: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)

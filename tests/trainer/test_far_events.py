@@ -1,0 +1,115 @@
+"""Curves in a far store: one curve whatever dies, and each byte sent once."""
+
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+from launcher.mirror import Mirror
+from storage import gcs_retries
+from storage.store import Store, StoreError, open_store
+from tests.storage.conftest import gcs_server, gcs_url, proxy  # noqa: F401
+from tests.storage.fault_proxy import Fault, FaultProxy
+from trainer import far_events
+from trainer.curves import Curves
+from trainer.far_events import FarEvents
+
+FOLDER = "x/tensorboard/train"
+STEPS, SAVE_EVERY = 200, 20
+
+
+@pytest.fixture
+def store(proxy: FaultProxy, gcs_url: str) -> Store:  # noqa: F811
+    return open_store(gcs_url)
+
+
+def points(store: Store, folder: Path) -> list[tuple[int, float]]:
+    """What TensorBoard makes of it."""
+    Mirror(store.url, "x", folder).pull()
+    found = EventAccumulator(str(folder / "train"), {"tensors": 0})
+    found.Reload()
+    return [(point.step, point.tensor_proto.float_val[0]) for point in found.Tensors("loss")]
+
+
+def draw(curves: Curves, first: int, last: int, sign: float = 1.0) -> None:
+    """A point each step, and what a checkpoint does every few."""
+    for step in range(first, last + 1):
+        curves.scalars(step, {"loss": sign * step})
+        if step % SAVE_EVERY == 0:
+            curves.flush()
+            curves.wait()
+
+
+def test_each_byte_of_a_run_is_sent_once(store: Store, proxy: FaultProxy, tmp_path: Path) -> None:  # noqa: F811
+    curves = Curves(FarEvents(store, FOLDER), 0)
+    draw(curves, 1, STEPS)
+    curves.close()
+    stored = [found for found in store.list(f"{FOLDER}/")]
+    assert len(stored) == STEPS // SAVE_EVERY
+    sent = sum(length for path, length in proxy.sent_bytes if "upload" in path)
+    envelope = 1000 * len(stored)  # of a request: names and boundaries
+    assert sum(found.size for found in stored) <= sent <= sum(found.size for found in stored) + envelope
+    assert points(store, tmp_path) == [(step, float(step)) for step in range(1, STEPS + 1)]
+
+
+def test_what_a_dead_attempt_drew_beyond_its_checkpoint_is_forgotten(store: Store, tmp_path: Path) -> None:
+    """Killed at step 57: what was sent until 40 stands, the rest is drawn again, and nothing is there twice."""
+    dead = Curves(FarEvents(store, FOLDER), 0)
+    draw(dead, 1, 57)
+    dead.flush()
+    dead.wait()  # some of it was sent, as after PIECE_S seconds; the rest, which is never sent, died with it
+    dead.scalars(58, {"loss": 58.0})
+    second = Curves(FarEvents(store, FOLDER), 40)
+    draw(second, 41, 50, -1.0)
+    second.flush()
+    second.wait()
+    expected = [(step, float(step if step <= 40 else -step)) for step in range(1, 51)]
+    assert points(store, tmp_path / "all") == expected
+    far = Mirror(store.url, "x", tmp_path / "piecemeal")
+    assert far.pull() == 4 and far.pull() == 0
+    third = Curves(FarEvents(store, FOLDER), 40)
+    draw(third, 41, 60)
+    third.close()
+    assert far.pull() == 1
+    found = EventAccumulator(str(tmp_path / "piecemeal" / "train"), {"tensors": 0})
+    found.Reload()
+    assert [point.step for point in found.Tensors("loss")] == list(range(1, 61))
+
+
+def test_pieces_keep_their_order_when_clocks_do_not(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart on a host whose clock is behind, and several pieces in one second."""
+    first = FarEvents(store, FOLDER)
+    curves = Curves(first, 0)
+    draw(curves, 1, 3 * SAVE_EVERY)
+    before = [found.name for found in store.list(f"{FOLDER}/")]
+    monkeypatch.setattr(far_events.time, "time", lambda: 1000.0)
+    curves = Curves(FarEvents(store, FOLDER), 3 * SAVE_EVERY)
+    draw(curves, 3 * SAVE_EVERY + 1, 4 * SAVE_EVERY)
+    after = [found.name for found in store.list(f"{FOLDER}/")]
+    assert after[:3] == before and len(after) == 4
+
+
+def test_pieces_are_sent_by_size_and_by_time_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two checkpoints somebody may be watching, and memory is not for curves."""
+    monkeypatch.setattr(far_events, "PIECE_BYTES", 1000)
+    curves = Curves(FarEvents(store, FOLDER), 0)
+    for step in range(1, 101):
+        curves.scalars(step, {"loss": float(step)})
+    curves.wait()
+    sizes = [found.size for found in store.list(f"{FOLDER}/")]
+    assert len(sizes) > 5 and max(sizes) < 1500
+    monkeypatch.setattr(far_events, "PIECE_S", 0.0)
+    curves.scalars(101, {"loss": 1.0})
+    curves.wait()
+    assert len(list(store.list(f"{FOLDER}/"))) == len(sizes) + 1
+
+
+def test_a_store_that_is_away_for_a_while_loses_no_point(store: Store, proxy: FaultProxy, tmp_path: Path) -> None:  # noqa: F811
+    """A checkpoint that needs the points fails; a later one brings them all, in order."""
+    curves = Curves(FarEvents(store, FOLDER), 0)
+    proxy.faults = [Fault("status", "POST", "upload", uses=gcs_retries.TRIES)]
+    with pytest.raises(StoreError, match="cannot write"):
+        draw(curves, 1, SAVE_EVERY)
+    draw(curves, SAVE_EVERY + 1, 3 * SAVE_EVERY)
+    curves.close()
+    assert points(store, tmp_path) == [(step, float(step)) for step in range(1, 3 * SAVE_EVERY + 1)]
