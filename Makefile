@@ -46,6 +46,10 @@ install-dev: $(VENV)/.installed-dev ## the same and what its tests and checks ne
 test: $(VENV)/.installed-dev ## the whole test suite; TESTS="tests/conf -k batch" for a part
 	$(PY) -m pytest --durations=15 $(TESTS)
 
+.PHONY: models
+models: $(VENV)/.installed-dev ## every model of keras.applications against Keras itself: minutes
+	$(PY) -m pytest --durations=5 tests/trainer/every_model.py
+
 .PHONY: check
 check: $(VENV)/.installed-dev ## lint, format and types
 	$(VENV)/bin/ruff check

@@ -38,6 +38,8 @@ def data_digest(data: DataSpec, seed: int) -> str:
         "on_bad_file": data.on_bad_file.name,
         "seed": seed,
     }
+    if data.examples_per_class is not None:
+        decides["examples_per_class"] = data.examples_per_class
     if data.encoding is not Encoding.files:
         decides["encoding"] = data.encoding.name
     if data.name == "synthetic":

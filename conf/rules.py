@@ -5,9 +5,19 @@ import math
 import re
 from typing import Any
 
-from conf import augment_rules, fault_rules
+from conf import augment_rules, families, fault_rules
 from conf.errors import BadSpec, Problem
-from conf.schema import Accelerator, ClusterSpec, DataSpec, JobSpec, StoreKind, SubmitKind, TrainerSpec, Verb
+from conf.schema import (
+    Accelerator,
+    ClusterSpec,
+    DataSpec,
+    JobSpec,
+    ModelSpec,
+    StoreKind,
+    SubmitKind,
+    TrainerSpec,
+    Verb,
+)
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad", "lamb", "lion")
@@ -63,6 +73,18 @@ def batch_problem(batch: int, multiple: int, shape: str) -> Problem | None:
         f"must be a multiple of {multiple} ({shape})",
         f"nearest: {', '.join(candidates)}",
     )
+
+
+def model_problem(model: ModelSpec) -> Problem | None:
+    """What is wrong with the name of a model, or with what is asked of the model of that name."""
+    known = families.known()
+    if model.name not in known:
+        return Problem("trainer.model.name", model.name, "there is no such model", nearest(model.name, list(known)))
+    if model.stochastic_depth and not known[model.name].stochastic_depth:
+        those = ", ".join(name for name, family in known.items() if family.stochastic_depth)
+        law = f"{model.name} has no residual blocks that Convoy could leave out"
+        return Problem("trainer.model.stochastic_depth", model.stochastic_depth, law, f"0, or one of {those}")
+    return None
 
 
 def _names(job: JobSpec) -> list[Problem]:
@@ -139,6 +161,7 @@ def _positive(job: JobSpec) -> list[Problem]:
         "trainer.schedule.power": trainer.schedule.power,
         "trainer.schedule.cycles": trainer.schedule.cycles,
         "data.image_size": data.image_size,
+        "data.examples_per_class": data.examples_per_class,
         "data.num_shards": data.num_shards,
         "data.shard_bytes": data.shard_bytes,
         "data.max_side": data.max_side,
@@ -213,15 +236,21 @@ def _shares(job: JobSpec) -> list[Problem]:
     ranges = {
         "trainer.label_smoothing": (job.trainer.label_smoothing, 1.0),
         "trainer.model.dropout": (job.trainer.model.dropout, 1.0),
+        "trainer.model.stochastic_depth": (job.trainer.model.stochastic_depth, 1.0),
         "trainer.optimizer.momentum": (job.trainer.optimizer.momentum, 1.0),
     }
     for name, (value, limit) in ranges.items():
         if not 0 <= value < limit:
             problems.append(Problem(name, value, f"is a share in [0, {limit:g})", f"{name}=0.1"))
     model, size = job.trainer.model, job.data.image_size
-    if size is not None and 0 < size < model.min_image_size:
-        law = f"{model.name} cannot take images smaller than {model.min_image_size} pixels"
-        problems.append(Problem("data.image_size", size, law, f"data.image_size={model.min_image_size}"))
+    smallest = families.min_image_size(model)
+    if size is not None and 0 < size < smallest:
+        law = f"{model.name} cannot take images smaller than {smallest} pixels"
+        problems.append(Problem("data.image_size", size, law, f"data.image_size={smallest}"))
+    for width in model.hidden:
+        if width <= 0:
+            law = "a hidden layer has at least one unit"
+            problems.append(Problem("trainer.model.hidden", width, law, "trainer.model.hidden=[256]"))
     return problems
 
 

@@ -98,6 +98,14 @@ class Pixels(Enum):
     imagenet = "0..1, minus the mean and over the deviation of ImageNet's colours"
 
 
+class Pooling(Enum):
+    """How the last map of features becomes a vector."""
+
+    avg = "the mean over all positions"
+    max = "the largest over all positions"
+    flatten = "every position by itself"
+
+
 class Standby(Enum):
     """Whether workers are forked from a process that has TensorFlow imported already."""
 
@@ -179,6 +187,7 @@ class DataSpec:
     image_size: int | None = None  # side in pixels; default: the model's own, no larger than the stored images
     channels: int = 3  # 1 grey, 3 RGB
     split: SplitSpec = field(default_factory=SplitSpec)
+    examples_per_class: int | None = None  # most that are prepared of a class of each split, drawn by seed; null: all
     num_shards: int | None = None  # a split; default: by shard_bytes
     shard_bytes: int = 134_217_728  # 128 MiB, where num_shards is not given
     max_side: int | None = None  # longer images are made smaller when they are prepared
@@ -202,11 +211,14 @@ class DataSpec:
 class ModelSpec:
     """What is trained."""
 
-    name: str = "convnet"  # the file in trainer/models
-    weights: str = "none"  # none | imagenet | path or URL of .weights.h5, .h5 or .keras
+    name: str = "convnet"  # a file in trainer/models, or one of the NAMES in such a file
+    weights: str = "none"  # none | imagenet | path or URL of a .weights.h5, .h5 or .keras file, a run or a checkpoint
+    pooling: Pooling | None = None  # default: the family's own, which is avg; convnet's flatten, vit's its class token
+    hidden: list[int] = field(default_factory=list)  # widths of the layers between pooling and the last layer
     dropout: float = 0.0  # before the last layer
-    image_size: int | None = None  # the size it was designed for; data.image_size overrides it
-    min_image_size: int = 1
+    stochastic_depth: float = 0.0  # vit: how often training leaves out the last block; others in proportion
+    image_size: int | None = None  # default: what it was designed for; data.image_size overrides it
+    min_image_size: int | None = None  # default: the family's
     pixels: Pixels = Pixels.own  # how pixels are normalised, as first layers of the model
     batch_norm: BatchNormSync = BatchNormSync.average
     options: dict[str, Any] = field(default_factory=dict)  # what this family alone understands

@@ -6,6 +6,7 @@ stores those.
 
 import tensorflow as tf
 
+from conf import families
 from conf.errors import BadSpec
 from conf.schema import DataSpec, Encoding, ModelSpec
 from data_pipeline.manifest import Manifest
@@ -23,14 +24,15 @@ def resolve_image_size(data: DataSpec, model: ModelSpec, manifest: Manifest) -> 
     `data.image_size` if given; else the model's own, but no larger than the stored images and never below what the
     model can take; a model of no particular size takes the stored one.
     """
-    smallest, stored = model.min_image_size, manifest.images.largest_side
+    smallest, stored = families.min_image_size(model), manifest.images.largest_side
+    designed_for = families.image_size(model)
     if data.image_size is not None:
         if data.image_size < smallest:
             law = f"{model.name} needs images of {smallest} pixels or more"
             raise BadSpec.of("data.image_size", data.image_size, law, f"data.image_size={smallest}")
         return data.image_size
-    if model.image_size is not None:
-        return max(smallest, min(model.image_size, stored))
+    if designed_for is not None:
+        return max(smallest, min(designed_for, stored))
     if not manifest.images.uniform:
         sizes = f"{manifest.images.min_height}x{manifest.images.min_width} to "
         sizes += f"{manifest.images.max_height}x{manifest.images.max_width}"

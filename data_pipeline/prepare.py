@@ -53,7 +53,7 @@ def prepare(job: JobSpec, part: int = 0, parts: int = 1, count: int = 1, process
     files = image_files(path) if path else {}  # before they are read: what changes meanwhile is noticed later
     source = open_source(job.data, job.seed)
     _check(source, job.data)
-    splits = split_examples(source, job.data.split, job.seed)
+    splits = split_examples(source, job.data.split, job.seed, job.data.examples_per_class)
     sizes = {f"{path}/{name}": state.num_bytes for name, state in files.items()}
     plans = plan_shards(splits, job.data, digest, job.cluster.workers, sizes)
     store = open_store(url)

@@ -169,6 +169,8 @@ class Controller:
                 self._journal.told(attempt, rank, event)
                 if event.get("event") == "prepared":
                     self._tell_prepared(event)
+                if event.get("event") == "weights_loaded" and rank == 0:
+                    self._say_words(event)
         if self._is_preparing:
             self._console.progress(together([status.progress for status in statuses.values()]))
             return
@@ -179,11 +181,13 @@ class Controller:
 
     def _tell_prepared(self, event: Mapping[str, Any]) -> None:
         """What the data is like, once, whichever host was the last to finish."""
-        words = event.get("details", {}).get("words", [])
-        if words and not self._has_told_data:
+        if event.get("details", {}).get("words") and not self._has_told_data:
             self._has_told_data = True
-            self._console.rest()
-            self._console.say("\n".join(words))
+            self._say_words(event)
+
+    def _say_words(self, event: Mapping[str, Any]) -> None:
+        self._console.rest()
+        self._console.say("\n".join(event["details"]["words"]))
 
     def _wants_stop(self) -> bool:
         if self._interrupts.reason is None and self._journal.stop_requested():

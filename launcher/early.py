@@ -9,22 +9,20 @@ from conf import rules
 from conf.data_url import PREPARED, data_url, local_source, source_changed
 from conf.errors import BadSpec, Problem
 from conf.schema import DataSpec, JobSpec, ModelSpec
-from launcher.child import ROOT
 from launcher.drive import needs_data
 from storage.data_dir import MANIFEST
 from storage.source_files import IMAGE_SUFFIXES, changes
 
-MODELS = Path(ROOT, "trainer", "models")
-#: Files there that families share (trainer.models.SHARED).
-SHARED = ("head", "pixels", "application")
 #: What the source `folder` takes for splits (data_pipeline/sources/folder.py).
 SPLITS = frozenset({"train", "validation", "valid", "val", "test"})
 
 
 def check(job: JobSpec) -> None:
     """Raise BadSpec with what a look at this machine shows."""
-    problems = [*_model(job.trainer.model)]
+    problems = [problem] if (problem := rules.model_problem(job.trainer.model)) else []
     # Hosts of a running cluster may see other disks than this one does.
+    if job.cluster.address is None:
+        problems += _weights(job.trainer.model)
     if job.cluster.address is None and needs_data(job):
         problems += _source(job.data)
     if problems:
@@ -47,16 +45,13 @@ def changed_source(job: JobSpec) -> Problem | None:
     return source_changed(job.data, data_url(job), changed) if changed else None
 
 
-def families() -> list[str]:
-    """The names that trainer.model.name may have: the files in trainer/models."""
-    return sorted(path.stem for path in MODELS.glob("[!_]*.py") if path.stem not in SHARED)
-
-
-def _model(model: ModelSpec) -> Iterator[Problem]:
-    known = families()
-    if model.name not in known:
-        cure = rules.nearest(model.name, known)
-        yield Problem("trainer.model.name", model.name, "there is no such model", cure)
+def _weights(model: ModelSpec) -> Iterator[Problem]:
+    if model.weights in ("none", "imagenet") or "://" in model.weights:
+        return
+    path = Path(model.weights).expanduser().absolute()
+    if not os.path.exists(path):
+        law = f"there is nothing at this path ({path})"
+        yield Problem("trainer.model.weights", model.weights, law, "none, imagenet, a file of weights or a run")
 
 
 def _source(data: DataSpec) -> Iterator[Problem]:

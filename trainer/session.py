@@ -90,7 +90,7 @@ class Session:
         self.state = TrainingState(self.model, self.optimizer, self.loss_scale)
 
     def new_model(self) -> keras.Model:
-        """The job's model with the weights it begins with, in the strategy at hand."""
+        """The job's model with random weights, in the strategy at hand."""
         keras.utils.set_random_seed(self.job.seed)
         side = self.image_size
         return build_model(self.job.trainer.model, (side, side, self.job.data.channels), self.manifest.num_classes)

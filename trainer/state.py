@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from conf.errors import BadSpec
+from trainer.models.constants import refresh
 from trainer.precision import LossScale
 
 
@@ -50,6 +51,7 @@ class TrainingState:
             raise BadSpec.of("trainer.model.name", self.model.name, law, cure)
         for name, variable in variables.items():
             variable.assign(tf.convert_to_tensor(tensors[name], variable.dtype))
+        refresh(self.model)
 
 
 def misfits(own: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]]) -> list[str]:

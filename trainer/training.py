@@ -13,13 +13,14 @@ from conf.errors import BadSpec
 from conf.schema import KerasFormat, Verb
 from storage import run_dir as names
 from storage.run_dir import RunDir
-from trainer import actions
+from trainer import actions, pretrained
 from trainer.benchmark import benchmark
 from trainer.checkpoints import CheckpointWriter, list_checkpoints, newest_whole
 from trainer.curves import Curves
 from trainer.evaluation import report
 from trainer.export import saved_model
 from trainer.loop import Progress, run_loop
+from trainer.models.constants import refresh
 from trainer.parts import Batch
 from trainer.retention import Retention
 from trainer.session import Session
@@ -62,7 +63,7 @@ def open_writer(session: Session, run: RunDir, attempt: int) -> CheckpointWriter
 
 
 def restore(session: Session, run: RunDir, progress: Progress | None) -> int:
-    """Take up the newest whole checkpoint, if there is one; the step that the weights belong to."""
+    """Take up the newest whole checkpoint, or else the pretrained weights; the step that the weights belong to."""
     found = newest_whole(run)
     step = 0
     if found is not None:
@@ -76,6 +77,7 @@ def restore(session: Session, run: RunDir, progress: Progress | None) -> int:
         session.channel.say("event", event="restored", details={"step": step, "broken": found.broken})
     else:
         refuse_broken(run)
+        pretrained.load(session.model, session.job.trainer.model, session.channel)
     check_agreement(session, step)
     return step
 
@@ -142,6 +144,7 @@ def export(session: Session, run: RunDir, split: str) -> None:
     keras.mixed_precision.set_global_policy("float32")
     model = session.new_model()
     model.set_weights(weights)
+    refresh(model)
     folder = run.local(names.SAVED_MODEL)
     images = session.examples(split)
     expected = tf.nn.softmax(tf.cast(session.model(images, training=False), tf.float32)).numpy()

@@ -1,7 +1,5 @@
 """What is refused before anything is started."""
 
-import ast
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +13,7 @@ from launcher.compose import compose
 from storage.source_files import SOURCE_FILES, image_files, to_lines
 from storage.store import open_store
 
-HERE = Path(early.ROOT)
+HERE = Path(__file__).resolve().parents[2]
 
 
 def photos(root: Path, *names: str) -> Path:
@@ -38,10 +36,12 @@ def test_a_misspelt_model_is_refused_with_the_nearest():
     assert "no such model" in refusal("trainer.model.name=pixels")  # a file that families share is none
 
 
-def test_the_models_are_those_of_the_trainer():
-    shared = re.search(r"^SHARED = (.*)$", (early.MODELS / "__init__.py").read_text(), re.MULTILINE)
-    assert set(ast.literal_eval(shared[1])) == set(early.SHARED)
-    assert {"convnet", "xception"} <= set(early.families())
+def test_weights_with_nothing_there_are_refused(tmp_path):
+    assert "trainer.model.weights=" in refusal(f"trainer.model.weights={tmp_path}/gone.h5")
+    (tmp_path / "there.h5").touch()
+    early.check(compose([f"trainer.model.weights={tmp_path}/there.h5"]).job)
+    early.check(compose(["trainer=mobilenetv2", "trainer.model.weights=imagenet"]).job)
+    early.check(compose(["trainer.model.weights=gs://bucket/there.h5"]).job)
 
 
 def test_images_and_splits_are_those_of_the_source():

@@ -25,7 +25,7 @@ from trainer.curves import Curves
 from trainer.evaluation.evaluator import Counts, Evaluator
 from trainer.evaluation.report import metrics
 from trainer.export.saved_model import ExportError, export
-from trainer.models import build_model, families
+from trainer.models import build_model
 from trainer.objective import Objective, balanced_weights
 from trainer.optimizers import make_optimizer
 from trainer.state import TrainingState
@@ -82,44 +82,13 @@ def test_an_evaluation_counts_each_real_example_once(short, lanes):
     assert 0.2 < counts.accuracy < 1
 
 
-PUBLISHED = {"xception": 20_861_480, "resnet50": 23_587_712, "efficientnetb0": 4_049_571, "mobilenetv2": 2_257_984}
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_backbones_have_the_published_number_of_parameters(name):
-    model = build_model(ModelSpec(name=name), (96, 96, 3), 10)
-    head = model.get_layer("logits")
-    assert model.count_params() - head.count_params() == PUBLISHED[name]
-    assert model(np.zeros((1, 96, 96, 3), np.float32)).shape == (1, 10)
-
-
-def test_a_vision_transformer_has_the_published_number_of_parameters():
-    # Touvron et al. 2021: 5.72 M for DeiT-Ti at 224 pixels with its 1000 classes.
-    assert build_model(ModelSpec(name="vit"), (224, 224, 3), 1000).count_params() == 5_717_416
-
-
 def test_models_are_found_by_name_and_refuse_what_they_cannot_take():
-    assert {"convnet", "vit", *PUBLISHED} == set(families())
     with pytest.raises(BadSpec, match="did you mean xception"):
         build_model(ModelSpec(name="xcepton"), (96, 96, 3), 10)
     with pytest.raises(BadSpec, match=r"options.filter=3 - convnet has no such option - did you mean filters"):
         build_model(ModelSpec(options={"filter": 3}), (8, 8, 1), 10)
     with pytest.raises(BadSpec, match=r"data\.image_size=70"):
-        build_model(ModelSpec(name="xception", min_image_size=71), (70, 70, 3), 10)
-
-
-def test_weights_that_are_not_there_are_refused():
-    with pytest.raises(BadSpec, match="no such file of weights"):
-        build_model(ModelSpec(name="mobilenetv2", weights="/nowhere.h5"), (96, 96, 3), 10)
-
-
-def test_weights_from_a_file_are_those_of_the_file(tmp_path):
-    donor = keras.applications.MobileNetV2(include_top=False, weights=None, pooling="avg")
-    donor.save_weights(tmp_path / "donor.weights.h5")
-    model = build_model(ModelSpec(name="mobilenetv2", weights=str(tmp_path / "donor.weights.h5")), (96, 96, 3), 10)
-    pixels = np.random.default_rng(0).uniform(0, 255, (2, 96, 96, 3)).astype(np.float32)
-    features = keras.Model(model.input, model.get_layer("logits").input)(pixels)
-    np.testing.assert_allclose(features, donor(pixels / 127.5 - 1), rtol=1e-4, atol=1e-5)
+        build_model(ModelSpec(name="xception"), (70, 70, 3), 10)
 
 
 def test_an_export_that_differs_is_refused_and_the_old_one_stays(tmp_path):

@@ -2,30 +2,22 @@
 
     def build(shape: tuple[int, int, int], num_classes: int, spec: ModelSpec, <its own options>) -> keras.Model
 
-The model takes pixels 0..255, float32 [batch, height, width, channels], and gives logits, float32 [batch, classes]: its
-preprocessing is its own first layers, so that an exported model carries it.
+What else a file may say of its models, several names among it, is in `conf/families.py`. The model takes pixels 0..255,
+float32 [batch, height, width, channels], and gives logits, float32 [batch, classes]: its preprocessing is its own first
+layers, so that an exported model carries it.
 """
 
 import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable
 from types import ModuleType
 
 import keras
 
-from conf import rules
+from conf import families, rules
 from conf.errors import BadSpec
 from conf.schema import BatchNormSync, ModelSpec
 from trainer import batch_norm
-
-#: Rooms that families share; not families themselves.
-SHARED = ("head", "pixels", "application")
-
-
-def families() -> list[str]:
-    """The names `trainer.model.name` may have."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in SHARED)
 
 
 def build_model(spec: ModelSpec, shape: tuple[int, int, int], num_classes: int) -> keras.Model:
@@ -33,13 +25,13 @@ def build_model(spec: ModelSpec, shape: tuple[int, int, int], num_classes: int) 
 
     Raises BadSpec for an unknown family, an unknown option and images that are too small.
     """
-    if spec.name not in families():
-        raise BadSpec.of(
-            "trainer.model.name", spec.name, "there is no such model", rules.nearest(spec.name, families())
-        )
-    if min(shape[:2]) < spec.min_image_size:
-        law = f"{spec.name} cannot take images smaller than {spec.min_image_size} pixels"
-        raise BadSpec.of("data.image_size", min(shape[:2]), law, f"data.image_size={spec.min_image_size}")
+    problem = rules.model_problem(spec)
+    if problem:
+        raise BadSpec([problem])
+    smallest = families.min_image_size(spec)
+    if min(shape[:2]) < smallest:
+        law = f"{spec.name} cannot take images smaller than {smallest} pixels"
+        raise BadSpec.of("data.image_size", min(shape[:2]), law, f"data.image_size={smallest}")
     build = _family(spec).build
     _check_options(spec, build)
     model = build(shape, num_classes, spec, **spec.options)
@@ -53,14 +45,14 @@ def mixes_examples(spec: ModelSpec) -> bool:
 
     A family without BatchNorm says so by a function `mixes_examples(spec)` of its own.
     """
-    if spec.name not in families():
+    if spec.name not in families.known():
         return True
     says = getattr(_family(spec), "mixes_examples", None)
     return says is None or bool(says(spec))
 
 
 def _family(spec: ModelSpec) -> ModuleType:
-    return importlib.import_module(f"{__name__}.{spec.name}")
+    return importlib.import_module(f"{__name__}.{families.known()[spec.name].module}")
 
 
 def _check_options(spec: ModelSpec, build: Callable[..., keras.Model]) -> None:

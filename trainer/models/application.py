@@ -1,51 +1,61 @@
-"""What all families of keras.applications share: preprocessing, backbone, weights, head."""
+"""What all families of keras.applications share: preprocessing, backbone, head, and where their weights come from."""
 
+import fcntl
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from conf.errors import BadSpec
-from conf.schema import ModelSpec
-from trainer.models.head import add_head
+from conf.schema import ModelSpec, Pooling
+from trainer.models.head import add_head, pool
 from trainer.models.pixels import Normalisation, normalise, to_rgb
 
-#: How Keras says that it could not fetch, or could not use, a file of weights.
-WEIGHTS_ERRORS = (OSError, ValueError, TypeError, KeyError)
+
+def backbone_of(name: str) -> Callable[..., keras.Model] | None:
+    """The function of keras.applications whose name, in lower case, is `name`; None if there is none."""
+    module = keras.applications
+    found = {known.lower(): getattr(module, known) for known in dir(module) if callable(getattr(module, known))}
+    return found.get(name)
 
 
 def build_application(
-    backbone: Callable[..., keras.Model],
-    preprocess: Normalisation,
-    shape: tuple[int, int, int],
-    num_classes: int,
-    spec: ModelSpec,
+    own: Normalisation, shape: tuple[int, int, int], num_classes: int, spec: ModelSpec, **options: Any
 ) -> keras.Model:
-    """`backbone` without its top, averaged over positions, under a new head; `preprocess` is its own normalisation."""
+    """The backbone that `spec` names, without its top, under a new head; `own` is its normalisation of pixels.
+
+    `options` go to the function of keras.applications.
+    """
+    backbone = backbone_of(spec.name)
+    if backbone is None:
+        raise AssertionError(f"keras.applications has no {spec.name}")
     pixels = keras.Input(shape, name="image")
-    images = normalise(to_rgb(pixels), spec, preprocess)
-    body = backbone(include_top=False, weights=None, input_tensor=images, pooling="avg")
-    model = keras.Model(pixels, add_head(body.output, num_classes, spec.dropout), name=spec.name)
-    if spec.weights != "none":
-        _load(body, backbone, spec)
-    return model
+    images = normalise(to_rgb(pixels), spec, own)
+    pooling = spec.pooling or Pooling.avg
+    # ConvNeXt normalises behind its pooling, so that is left to the family where it can.
+    pooled = None if pooling is Pooling.flatten else pooling.name
+    body = backbone(include_top=False, weights=None, input_tensor=images, pooling=pooled, **options)
+    features = body.output if pooled else pool(body.output, pooling)
+    return keras.Model(pixels, add_head(features, num_classes, spec), name=spec.name)
 
 
-def _load(body: keras.Model, backbone: Callable[..., keras.Model], spec: ModelSpec) -> None:
-    """Put pretrained weights into `body`, by the order of its layers."""
-    if spec.weights != "imagenet" and not Path(spec.weights).is_file():
-        law = "there is no such file of weights"
-        raise BadSpec.of(
-            "trainer.model.weights", spec.weights, law, "give none, imagenet, or the path of a .weights.h5 file"
-        )
+def imagenet(spec: ModelSpec) -> keras.Model:
+    """A backbone of its own with the weights that Keras has for it, downloaded once a host.
+
+    Raises BadSpec where Keras has none, or cannot get them.
+    """
+    backbone = backbone_of(spec.name)
+    if backbone is None:
+        law = f"Keras has no ImageNet weights of {spec.name}"
+        raise BadSpec.of("trainer.model.weights", spec.weights, law, "trainer.model.weights=none, or a file or run")
     try:
-        donor = backbone(include_top=False, weights=spec.weights, pooling="avg")
-        donated = donor.get_weights()
-        own = [variable for variable in body.weights]
-        if [tuple(v.shape) for v in own] != [w.shape for w in donated]:
-            raise ValueError(f"{len(donated)} arrays for {len(own)} variables, or of other shapes")
-        body.set_weights(donated)
-    except WEIGHTS_ERRORS as error:
-        law = f"these weights could not be loaded into {spec.name}: {str(error).splitlines()[0]}"
-        cure = "trainer.model.weights=none trains from scratch; a path gives a local .weights.h5 file without its top"
+        # Keras downloads to the very place that others read from, so one worker of a host goes first.
+        with Path(tempfile.gettempdir(), "convoy-imagenet.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return backbone(include_top=False, weights="imagenet", **spec.options)
+    except Exception as error:  # Keras says that a download failed with a plain Exception
+        law = f"the ImageNet weights of {spec.name} cannot be had: {(str(error).splitlines() or [repr(error)])[0]}"
+        cure = "connect this host to the net, give a file of weights by its path or URL, or trainer.model.weights=none"
         raise BadSpec.of("trainer.model.weights", spec.weights, law, cure) from error

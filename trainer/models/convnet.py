@@ -6,7 +6,7 @@ import keras
 
 from conf.errors import BadSpec
 from conf.schema import ModelSpec
-from trainer.models.head import add_head
+from trainer.models.head import add_head, pool
 from trainer.models.pixels import normalise, to_unit
 
 #: Of BatchNorm's moving statistics. Small networks are trained for few steps: 0.99 would still remember the start.
@@ -27,15 +27,11 @@ def build(
     batch_norm: bool = False,
     padding: str = "same",
 ) -> keras.Model:
-    """A convolution and a pooling for each of `filters`, a hidden layer of `dense` units, a head.
+    """A convolution and a pooling for each of `filters`, a hidden layer of `dense` units (0: none), a head.
 
     `batch_norm` puts a BatchNormalization behind each convolution; `padding` is same or valid. Small images keep their
     size where there is nothing left to pool.
     """
-    if spec.weights != "none":
-        raise BadSpec.of(
-            "trainer.model.weights", spec.weights, "the convnet has no pretrained weights", "trainer.model.weights=none"
-        )
     if padding not in ("same", "valid"):
         raise BadSpec.of("trainer.model.options.padding", padding, "is same or valid", "padding=same keeps the size")
     pixels = keras.Input(shape, name="image")
@@ -48,7 +44,7 @@ def build(
             x = keras.layers.MaxPooling2D(name=f"pool{number}")(x)
         # The largest of four, then ReLU, is the same as ReLU, then the largest, on a quarter of the numbers.
         x = keras.layers.ReLU(name=f"relu{number}")(x)
-    x = keras.layers.Flatten(name="flatten")(x)
+    x = keras.layers.Flatten(name="flatten")(x) if spec.pooling is None else pool(x, spec.pooling)
     if dense:
         x = keras.layers.Dense(dense, activation="relu", name="hidden")(x)
-    return keras.Model(pixels, add_head(x, num_classes, spec.dropout), name="convnet")
+    return keras.Model(pixels, add_head(x, num_classes, spec), name="convnet")

@@ -8,8 +8,9 @@ from keras import ops
 from conf import rules
 from conf.errors import BadSpec
 from conf.schema import ModelSpec
-from trainer.models.head import add_head
+from trainer.models.head import add_head, pool
 from trainer.models.pixels import normalise, to_signed
+from trainer.models.residual import add_residual
 
 
 class Size(NamedTuple):
@@ -20,6 +21,9 @@ class Size(NamedTuple):
     heads: int
 
 
+NAMES = {"vit": 224}
+MIN_IMAGE_SIZE = 8
+STOCHASTIC_DEPTH = True
 SIZES = {"ti": Size(192, 12, 3), "s": Size(384, 12, 6), "b": Size(768, 12, 12)}
 
 
@@ -48,7 +52,10 @@ def mixes_examples(spec: ModelSpec) -> bool:
 def build(
     shape: tuple[int, int, int], num_classes: int, spec: ModelSpec, size: str = "ti", patch: int = 16
 ) -> keras.Model:
-    """A ViT of `size` ti, s or b over patches of `patch` x `patch` pixels."""
+    """A ViT of `size` ti, s or b over patches of `patch` x `patch` pixels; the class token is what the head sees.
+
+    With `trainer.model.pooling` the head sees the other tokens, pooled.
+    """
     if size not in SIZES:
         raise BadSpec.of("trainer.model.options.size", size, "there is no such ViT", rules.nearest(size, list(SIZES)))
     if shape[0] % patch or shape[1] % patch:
@@ -61,17 +68,23 @@ def build(
     x = keras.layers.Reshape((-1, width), name="tokens")(x)
     x = TokensWithPlaces(name="places")(x)
     for number in range(depth):
-        x = _block(x, width, heads, f"block{number}")
+        # Linear in depth, as in Huang et al. 2016: the first block always stays.
+        drop = spec.stochastic_depth * number / max(depth - 1, 1)
+        x = _block(x, width, heads, f"block{number}", drop)
     x = keras.layers.LayerNormalization(epsilon=1e-6, name="norm")(x)
-    return keras.Model(pixels, add_head(x[:, 0], num_classes, spec.dropout), name="vit")
+    features = x[:, 0] if spec.pooling is None else pool(x[:, 1:], spec.pooling)
+    return keras.Model(pixels, add_head(features, num_classes, spec), name="vit")
 
 
-def _block(x: keras.KerasTensor, width: int, heads: int, name: str) -> keras.KerasTensor:
-    """Self-attention and a hidden layer four times as wide, each normalised before and added after."""
+def _block(x: keras.KerasTensor, width: int, heads: int, name: str, drop: float) -> keras.KerasTensor:
+    """Self-attention and a hidden layer four times as wide, each normalised before and added after.
+
+    In training each is left out with probability `drop`, for each image by itself.
+    """
     y = keras.layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm1")(x)
     y = keras.layers.MultiHeadAttention(heads, width // heads, name=f"{name}_attention")(y, y)
-    x = keras.layers.Add(name=f"{name}_add1")([x, y])
+    x = add_residual(x, y, drop, f"{name}_add1")
     y = keras.layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm2")(x)
     y = keras.layers.Dense(4 * width, activation="gelu", name=f"{name}_hidden")(y)
     y = keras.layers.Dense(width, name=f"{name}_out")(y)
-    return keras.layers.Add(name=f"{name}_add2")([x, y])
+    return add_residual(x, y, drop, f"{name}_add2")
