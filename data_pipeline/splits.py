@@ -12,9 +12,7 @@ TRAIN, VALIDATION, TEST = "train", "validation", "test"
 _NAMES = (TRAIN, VALIDATION, TEST)
 
 
-def split_examples(
-    source: Source, shares: SplitSpec, seed: int, most: int | None = None
-) -> dict[str, list[Example]]:
+def split_examples(source: Source, shares: SplitSpec, seed: int, most: int | None = None) -> dict[str, list[Example]]:
     """The examples of each split, in the order in which they are stored: shuffled by seed, so that classes are mixed.
 
     `most` are taken of each class of a split of the source, and the first of them are also those of a smaller `most`.
