@@ -291,7 +291,7 @@ class ClusterSpec:
     accelerator: Accelerator = Accelerator.auto
     address: str | None = None  # of a running Ray cluster, or "auto"; default: Convoy starts a Ray of its own
     start_timeout_s: float = 120.0  # until every worker has reported
-    hang_timeout_s: float = 600.0  # without progress, after the first step
+    hang_timeout_s: float | None = None  # without progress; default: 10 times the slowest loop seen, 120 s or more
     grace_s: float = 30.0  # for saving when the job is asked to stop
     max_restarts: int = 3
     standby: Standby = Standby.auto

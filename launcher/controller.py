@@ -14,8 +14,9 @@ from conf.schema import ClusterSpec
 from launcher.blame import PATIENCE_S, is_unexplained
 from launcher.console import Console
 from launcher.interrupts import Interrupts
-from launcher.journal import Journal
+from launcher.journal import Journal, Spent
 from launcher.messages import AgentReport, Order, WorkerStatus
+from launcher.patience import patience_s, stalled
 from launcher.recovery import Action, Decision, Ending, Kind, decide, diagnose, trained_step
 from launcher.rendezvous import Absent, ranks
 
@@ -87,6 +88,7 @@ class Controller:
         self._is_preparing = is_preparing
         self._grace_s = 0.0 if is_preparing else cluster.grace_s
         self._step = 0
+        self._spent = Spent(journal)
         self._has_told_data = False
 
     def run(self, first_attempt: int) -> Outcome:
@@ -104,6 +106,7 @@ class Controller:
             endings.append(ending)
             decision = decide(endings, self._cluster.max_restarts)
             told = {"kind": ending.kind.value, "reason": decision.reason, "others": dict(ending.others or {})}
+            told |= self._spent.last()
             self._journal.event("attempt_ended", attempt, ending.rank, **told)
             if decision.action is not Action.restart or self._interrupts.reason:
                 return self._outcome(ending, decision, attempt)
@@ -119,6 +122,7 @@ class Controller:
         if self._interrupts.reason:
             return Ending(Kind.stopped, message="stopped before the workers were started")
         self._interrupts.workers_start()
+        self._spent.forget()
         orders = self._planner(attempt, reports)
         self._gang.start(orders)
         hosts = [report.host for report in reports]
@@ -144,8 +148,8 @@ class Controller:
                 asked = self._ask_to_stop(attempt)
             if asked is not None and time.monotonic() - asked > self._grace_s:
                 return self._out_of_grace(attempt)
-            if stalled := self._stalled(statuses):
-                return self._end_hang(attempt, statuses, stalled)
+            if late := stalled(self._cluster, statuses):
+                return self._end_hang(attempt, statuses, late)
 
     def _has_failed(self, statuses: Mapping[int, WorkerStatus]) -> bool:
         """One death ends the attempt, except while all are stopping: there each may take its time."""
@@ -177,6 +181,7 @@ class Controller:
         chief = statuses.get(0)
         if chief is not None and chief.progress:
             self._step = max(self._step, trained_step(chief) or 0)
+            self._spent.note(attempt, chief)
             self._console.progress(chief.progress)
 
     def _tell_prepared(self, event: Mapping[str, Any]) -> None:
@@ -208,22 +213,14 @@ class Controller:
         self._journal.event("grace_exceeded", attempt, grace_s=self._cluster.grace_s)
         return Ending(Kind.stopped, step=self._step, message=message)
 
-    def _stalled(self, statuses: Mapping[int, WorkerStatus]) -> list[int]:
-        """Ranks without a sign for too long. Before its first step a worker may import, restore and compile."""
-        limit = self._cluster.hang_timeout_s
-        allowed = {rank: limit for rank in statuses}
-        for rank, status in statuses.items():
-            if status.first_step is None:
-                allowed[rank] = limit + self._cluster.start_timeout_s
-        late = [rank for rank, status in statuses.items() if not status.ended and status.silent_s > allowed[rank]]
-        return sorted(late, key=lambda rank: (not statuses[rank].suspended, -statuses[rank].silent_s))
-
-    def _end_hang(self, attempt: int, statuses: Mapping[int, WorkerStatus], stalled: list[int]) -> Ending:
-        self._journal.event("hang", attempt, stalled[0], ranks=stalled, silent_s=statuses[stalled[0]].silent_s)
-        self._console.say(f"no sign from {ranks(stalled)}: their stacks go into {self._journal.folder(attempt)}")
+    def _end_hang(self, attempt: int, statuses: Mapping[int, WorkerStatus], late: list[int]) -> Ending:
+        first = statuses[late[0]]
+        allowed = patience_s(self._cluster, first)
+        self._journal.event("hang", attempt, late[0], ranks=late, silent_s=first.silent_s, allowed_s=allowed)
+        self._console.say(f"no sign from {ranks(late)}: their stacks go into {self._journal.folder(attempt)}")
         self._gang.send("dump stacks")
         time.sleep(STACKS_S)
-        return diagnose(statuses, stop_requested=False, stalled=stalled)
+        return diagnose(statuses, stop_requested=False, stalled=late)
 
     def _tell_restart(self, attempt: int, ending: Ending, decision: Decision) -> None:
         wait = f" in {decision.delay_s:g} s" if decision.delay_s else ""

@@ -14,6 +14,7 @@ from launcher.controller import Controller, Gang, Outcome, Planner
 from launcher.gate import connected, grouped, host_group, local_placement
 from launcher.interrupts import Interrupts
 from launcher.journal import Journal
+from launcher.machine import process_age_s
 from launcher.messages import Standby
 from launcher.orders import Orders
 from launcher.placement import Placement
@@ -35,6 +36,8 @@ class Drive:
 
     def run(self) -> Outcome:
         """Everything from the first process to the last; the outcome of what was asked for."""
+        age_s = round(process_age_s(), 3)
+        Journal(self.run_dir).event("command", next_attempt(self.run_dir) - 1, job=self.job.job.name, age_s=age_s)
         try:
             return self._run()
         except (KeyboardInterrupt, SystemExit):  # while Ray starts, its own handler of SIGTERM exits

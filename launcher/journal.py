@@ -5,12 +5,16 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from storage.run_dir import OUTCOME, RunDir, attempt_job_name
+from launcher.goodput import goodput
+from launcher.messages import WorkerStatus
+from storage.run_dir import GOODPUT, OUTCOME, RunDir, attempt_job_name
 from storage.store import StoreError
 
 logger = logging.getLogger(__name__)
 STOP_REQUEST = "stop_requested.json"
 LOOK_EVERY_S = 1.0
+#: How much of the account of its time a run may lose when its driver is killed.
+SPENT_EVERY_S = 60.0
 
 
 class Journal:
@@ -33,6 +37,13 @@ class Journal:
         """How the job ended."""
         self._run_dir.write_json(OUTCOME, {"state": state, "attempts": attempts, "step": step, "reason": reason})
         self._append({"kind": state, "attempt": attempts, "rank": None, "details": {"step": step, "reason": reason}})
+
+    def goodput(self) -> None:
+        """What became of the run's time, as far as its events tell."""
+        try:
+            self._run_dir.write_json(GOODPUT, goodput(self._run_dir.events()).to_json())
+        except StoreError as error:
+            logger.warning("cannot write %s: %s", GOODPUT, error)
 
     def stop_requested(self) -> bool:
         """Whether `job=stop` left its request. Looks about once a second, and takes the request away."""
@@ -61,3 +72,31 @@ class Journal:
             self._run_dir.append_event(event)
         except StoreError as error:
             logger.warning("cannot write an event: %s", error)
+
+
+class Spent:
+    """What the chief of an attempt last told of its time, written down now and then and at the attempt's end."""
+
+    def __init__(self, journal: Journal):
+        self._journal = journal
+        self.forget()
+
+    def forget(self) -> None:
+        """A new attempt begins."""
+        self._spent: Mapping[str, Any] = {}
+        self._heard = self._written = time.monotonic()
+
+    def note(self, attempt: int, chief: WorkerStatus) -> None:
+        """Take in the chief's status."""
+        spent = (chief.result or {}).get("spent") or chief.progress.get("spent") or {}
+        if spent == self._spent:
+            return
+        self._spent, self._heard = spent, time.monotonic()
+        is_saved = any(event.get("event") == "checkpoint_saved" for event in chief.events)
+        if is_saved or self._heard - self._written >= SPENT_EVERY_S:
+            self._written = self._heard
+            self._journal.event("spent", attempt, 0, **spent)
+
+    def last(self) -> dict[str, Any]:
+        """The last account and how long ago it was told; nothing if there was none."""
+        return {"spent": self._spent, "silent_s": round(time.monotonic() - self._heard, 3)} if self._spent else {}

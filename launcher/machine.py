@@ -1,6 +1,7 @@
 """What this machine has, seen without Ray and without TensorFlow, so that a refusal takes no time."""
 
 import os
+import time
 from pathlib import Path
 
 from launcher.placement import Host
@@ -23,3 +24,12 @@ def count_gpus(devices: Path, environ: "os._Environ[str] | dict[str, str]") -> i
             break
         named += 1
     return min(present, named)
+
+
+def process_age_s() -> float:
+    """How long ago this process was started, by the kernel; 0 where it does not say."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))

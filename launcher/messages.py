@@ -56,6 +56,7 @@ class WorkerStatus:
     silent_s: float = 0.0  # since the last line, or since the start
     suspended: bool = False  # its process is stopped, as by SIGSTOP
     unheard_s: float = 0.0  # since its agent answered
+    longest_silence_s: float = 0.0  # between two signs of a training that had begun
     progress: Mapping[str, Any] = field(default_factory=dict)
     first_step: int | None = None  # of this attempt's training
     events: tuple[Mapping[str, Any], ...] = ()

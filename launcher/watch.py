@@ -43,6 +43,7 @@ class Watch:
         self._exit_time = 0.0
         self._progress: dict[str, Any] = {}
         self._first_step: int | None = None
+        self._longest_silence_s = 0.0
         self._events: deque[Mapping[str, Any]] = deque(maxlen=MAX_EVENTS)
         self._error: dict[str, Any] | None = None
         self._result: dict[str, Any] | None = None
@@ -71,6 +72,7 @@ class Watch:
                 exit_time=self._exit_time,
                 silent_s=time.monotonic() - self._heard,
                 suspended=self._child is not None and self._exit_code is None and is_suspended(self._child.pid),
+                longest_silence_s=self._longest_silence_s,
                 progress=dict(self._progress),
                 first_step=self._first_step,
                 events=events,
@@ -149,7 +151,9 @@ class Watch:
     def _take(self, message: dict[str, Any]) -> None:
         """Keep what a progress line says."""
         with self._changed:
-            self._heard = time.monotonic()
+            before, self._heard = self._heard, time.monotonic()
+            if self._first_step is not None:
+                self._longest_silence_s = max(self._longest_silence_s, self._heard - before)
             kind = message.pop("kind", None)
             if kind == "progress":
                 self._take_progress(message)

@@ -5,7 +5,7 @@ outcome.json                          how it ended
 events.jsonl                          what happened when; in a far store one object an event, in events/
 attempts/NN/{job.yaml,rank_R.log,rank_R.stacks}; in a far store rank_R.log.part-* while the worker runs
 checkpoints/step_XXXXXXXX/            trainer/checkpoints.py knows what is in there
-tensorboard/  report/{metrics,benchmark}.json  export/saved_model/
+tensorboard/  report/{metrics,goodput,benchmark}.json  export/saved_model/
 """
 
 import contextlib
@@ -33,6 +33,7 @@ CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 LOG_PART = ".part-"
 METRICS = "report/metrics.json"
+GOODPUT = "report/goodput.json"
 BENCHMARK = "report/benchmark.json"
 SAVED_MODEL = "export/saved_model"
 KERAS_FILES = {"keras": "export/model.keras", "weights_h5": "export/model.weights.h5"}

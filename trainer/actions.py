@@ -44,16 +44,21 @@ class ProgressReport:
 
     def __init__(self, session: Session):
         self._session, self._speed, self._first = session, Speed(), True
+        self._own_s = 0.0  # that others had to wait for: until own gradients were there, and saying so
 
     def __call__(self, progress: Progress) -> None:
         """Say where the training stands."""
+        pace = self._session.step.pace
+        self._session.ledger.trained(progress.step, progress.loop_s, pace.waited_s)
+        self._own_s += pace.own_s
         if self._first:
             # The first call traces and compiles: it says nothing about the speed.
             self._first = False
             self._session.channel.say("event", event="first_step", details={"time": time.time(), "step": progress.step})
         else:
             self._speed.note(progress)
-        batch, step_s = self._session.shape.global_batch_size, self._speed.step_s
+        more = {"spent": self._session.ledger.told()} if self._session.topology.is_chief else {}
+        batch, step_s, begun = self._session.shape.global_batch_size, self._speed.step_s, time.perf_counter()
         self._session.channel.say(
             "progress",
             phase="training",
@@ -65,8 +70,11 @@ class ProgressReport:
             accuracy=progress.window.accuracy,
             examples_per_s=batch / step_s if step_s else None,
             eta_s=(progress.steps - progress.step) * step_s if step_s else None,
+            pace={"own_s": self._own_s},
+            **more,
             **progress.last_metrics,
         )
+        self._own_s += time.perf_counter() - begun
 
 
 class TrainingCurves:
@@ -115,8 +123,10 @@ class Evaluation:
 
     def __call__(self, progress: Progress) -> None:
         """Measure, draw, tell."""
+        self._session.channel.say("progress", phase="evaluating")
         begun = time.perf_counter()
-        counts = self._session.measure(self._split)
+        with self._session.ledger.spending("evaluation"):
+            counts = self._session.measure(self._split)
         seconds = time.perf_counter() - begun
         skipped = self._session.manifest.splits[self._split].num_examples - counts.num_examples
         progress.last_metrics = {"validation_loss": counts.loss, "validation_accuracy": counts.accuracy}
@@ -149,6 +159,10 @@ class Saving:
         """Take a snapshot of the step at hand, unless there is one."""
         if self._saved_step == progress.step:
             return
+        with self._session.ledger.spending("checkpoint"):
+            self._save(progress)
+
+    def _save(self, progress: Progress) -> None:
         self._session.average_batch_norm()
         self._saved_step = progress.step
         if self._writer is None:
@@ -156,6 +170,8 @@ class Saving:
         for curves in self._curves:
             curves.flush()
         state = saved_state(self._session, progress)
+        if self._writer.is_busy:  # a slow store is no hang
+            self._session.channel.say("progress", phase="saving", step=progress.step)
         snapshot = self._session.state.snapshot()
         self._writer.submit(progress.step, snapshot, state, progress.last_metrics, self._wait_for_curves)
 

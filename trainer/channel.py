@@ -20,6 +20,8 @@ from storage.store import StoreError
 
 CONTROL_FD = "CONVOY_CONTROL_FD"
 PROGRESS_FD = "CONVOY_PROGRESS_FD"
+#: Of what is said, nothing for a person.
+FOR_THE_LAUNCHER = ("pace", "spent")
 
 
 class Channel(Protocol):
@@ -93,7 +95,8 @@ class Terminal:
             return
         if kind == "progress":
             self._last = time.monotonic()
-        words = (f"{name}={_short(value)}" for name, value in fields.items() if value is not None)
+        told = {name: value for name, value in fields.items() if value is not None and name not in FOR_THE_LAUNCHER}
+        words = (f"{name}={_short(value)}" for name, value in told.items())
         sys.stdout.write(f"{kind} {' '.join(words)}\n")
         sys.stdout.flush()
 

@@ -168,6 +168,11 @@ class CheckpointWriter:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the next `submit` has to wait."""
+        return self._pending is not None and not self._pending.done()
+
     def submit(
         self,
         step: int,

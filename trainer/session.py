@@ -23,6 +23,7 @@ from trainer.batch_norm import averaging
 from trainer.channel import Channel
 from trainer.evaluation.evaluator import Counts, Evaluator
 from trainer.lanes import num_lanes
+from trainer.ledger import Ledger
 from trainer.loop import Progress
 from trainer.models import build_model
 from trainer.objective import make_objective
@@ -50,7 +51,7 @@ class Session:
     """One job in one process: what the loop and its actions work with."""
 
     def __init__(self, job: JobSpec, topology: Topology, channel: Channel, saved_lanes: int | None = None):
-        self.job, self.topology, self.channel = job, topology, channel
+        self.job, self.topology, self.channel, self.ledger = job, topology, channel, Ledger()
         self.manifest = load_manifest(data_url(job))
         self.shape = batch_shape(job, topology)
         self.lengths = lengths(job, self.manifest)

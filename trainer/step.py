@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from conf.schema import OptimizerSpec
 from trainer.objective import Objective, main_labels
+from trainer.pace import Pace, applied, arrived, when
 from trainer.parts import Batch, sum_over_parts
 from trainer.precision import LossScale
 from trainer.strategy import reduction_options
@@ -45,6 +46,7 @@ class TrainingStep:
         self.strategy, self.model, self.optimizer, self.objective = strategy, model, optimizer, objective
         self.clipping, self.micro_batches, self.unroll, self.loss_scale = clipping, micro_batches, unroll, loss_scale
         self.lanes = lanes
+        self.pace = Pace(0.0, 0.0)  # of the last call of the compiled loop, on this worker
         # float64 sums of float32 values are exact here, so they do not depend on where a loop begins.
         self.totals = tf.Variable(
             tf.zeros([NUM_TOTALS], tf.float64),
@@ -63,34 +65,47 @@ class TrainingStep:
 
     # Without AutoGraph, which would rewrite every function below: half a second of each start and restart.
     @tf.function(autograph=False)
-    def run(self, iterator: Iterator[Batch], num_steps: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
-        """Take `num_steps` steps and return the totals over them and over all replicas.
+    def run(self, iterator: Iterator[Batch], num_steps: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Take `num_steps` steps; the totals over them and over all replicas, and this worker's pace (float64 [2]).
 
         `stop` (float64, 0 or 1) is this worker's wish to stop; the sum over workers comes back to all of them, so that
         they agree without another message.
         """
         self.strategy.run(self._begin)
 
-        def one_more(done: tf.Tensor) -> tf.Tensor:
-            self._step(next(iterator))
-            return done + 1
+        def one_more(done: tf.Tensor, waited: tf.Tensor, own: tf.Tensor, free: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            batch = next(iterator)
+            waited += tf.maximum(arrived(batch) - free, 0.0)
+            own += self._step(batch) - free
+            return done + 1, waited, own, applied(self._variables[0])
 
-        tf.while_loop(lambda done: done < num_steps, one_more, [tf.constant(0)])
+        none = tf.constant(0.0, tf.float64)
+        begin = (tf.constant(0), none, none, tf.timestamp())
+        _, waited, own, _ = tf.while_loop(lambda done, *_: done < num_steps, one_more, begin)
         totals = self.strategy.run(lambda asked: self.totals.read_value() + asked * [0.0, 0.0, 0.0, 1.0], args=(stop,))
-        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, totals, axis=None)
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, totals, axis=None), tf.stack([waited, own])
 
     def _begin(self) -> None:
         self.totals.assign(tf.zeros_like(self.totals))
 
-    def _step(self, batch: Batch) -> None:
+    def _step(self, batch: Batch) -> tf.Tensor:
+        """One step; when this worker's own gradients were there."""
         if self.loss_scale is None:
-            self.strategy.run(lambda b: self._apply(self._gradients(b)), args=(batch,))
-            return
-        gradients, finite = self.strategy.run(self._unscaled_gradients, args=(batch,))
+            return self._last(self.strategy.run(self._update, args=(batch,)))
+        gradients, finite, own = self.strategy.run(self._unscaled_gradients, args=(batch,))
         every = self.strategy.experimental_local_results(finite)[0]
         # The condition stands outside of the replicas because an optimizer cannot leave one in the middle of a branch.
         tf.cond(every, lambda: self._apply_everywhere(gradients), lambda: tf.constant(False))
         self.strategy.run(self.loss_scale.update, args=(finite,))
+        return self._last(own)
+
+    def _last(self, times: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_max(tf.stack(self.strategy.experimental_local_results(times)))
+
+    def _update(self, batch: Batch) -> tf.Tensor:
+        gradients, own = self._gradients(batch)
+        self._apply(gradients)
+        return own
 
     def _apply_everywhere(self, gradients: list[tf.Tensor]) -> tf.Tensor:
         self.strategy.run(self._apply, args=(gradients,))
@@ -99,21 +114,22 @@ class TrainingStep:
     def _apply(self, gradients: list[tf.Tensor]) -> None:
         self.optimizer.apply(gradients, self.model.trainable_variables)
 
-    def _unscaled_gradients(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor]:
-        gradients = self._gradients(batch)
+    def _unscaled_gradients(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
+        gradients, own = self._gradients(batch)
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
-        return gradients, finite
+        return gradients, finite, own
 
-    def _gradients(self, batch: Batch) -> list[tf.Tensor]:
-        """The gradient of the global batch, reduced over replicas and clipped; unscaled."""
+    def _gradients(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """The gradient of the global batch, reduced over replicas, clipped, unscaled; when the own part was there."""
         gradients, totals = self._accumulate(batch)
+        own = when(gradients, totals[0])
         self.totals.assign_add(tf.concat([totals, tf.zeros([1], tf.float64)], 0))
         if self.strategy.num_replicas_in_sync > 1:
             replica = tf.distribute.get_replica_context()
             gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients, options=reduction_options())
         if self.loss_scale is not None:
             gradients = [gradient / self.loss_scale.scale for gradient in gradients]
-        return self._clip(gradients)
+        return self._clip(gradients), own
 
     def _accumulate(self, batch: Batch) -> Sums:
         """Gradients and totals of this replica's share, micro-batch by micro-batch, each in its lanes."""
@@ -152,6 +168,8 @@ def compile_step(step: TrainingStep) -> Callable[[Iterator[Batch], int, bool], t
     """A plain-Python face of the step: (iterator, number of steps, wish to stop) -> totals."""
 
     def run(iterator: Iterator[Batch], num_steps: int, stop: bool) -> tf.Tensor:
-        return step.run(iterator, tf.constant(num_steps), tf.constant(float(stop), tf.float64))
+        totals, pace = step.run(iterator, tf.constant(num_steps), tf.constant(float(stop), tf.float64))
+        step.pace = Pace(*(float(seconds) for seconds in pace.numpy()))
+        return totals
 
     return run

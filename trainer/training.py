@@ -37,17 +37,20 @@ def train(session: Session, run: RunDir, attempt: int) -> int:
     """Restore, train, evaluate, export. Returns an exit code: DONE, or STOPPED after saving."""
     progress = Progress(session.lengths.steps, session.lengths.steps_per_epoch)
     restore(session, run, progress)
+    session.ledger.began(progress.step)
     split = session.validation_split()
     train_curves = actions.open_curves(session, run, "train", progress.step)
     validation_curves = actions.open_curves(session, run, "validation", progress.step) if split else None
     writer = open_writer(session, run, attempt) if session.topology.is_chief else None
     with contextlib.ExitStack() as stack:
-        for closing in (writer, validation_curves, train_curves):
-            if closing:
-                stack.callback(closing.close)
+        if writer:
+            stack.callback(session.ledger.spending("checkpoint")(writer.close))
+        for curves in (validation_curves, train_curves):
+            if curves:
+                stack.callback(curves.close)
         _run(session, progress, split, train_curves, validation_curves, writer)
     if progress.step < progress.steps:
-        session.channel.say("result", step=progress.step, metrics=progress.last_metrics)
+        session.channel.say("result", step=progress.step, metrics=progress.last_metrics, spent=session.ledger.told())
         return exit_codes.STOPPED
     finish(session, run, progress.step, progress.last_metrics)
     return exit_codes.DONE
@@ -118,10 +121,11 @@ def finish(session: Session, run: RunDir, step: int, metrics: dict[str, float]) 
     trainer = session.job.trainer
     split = session.final_split()
     if trainer.evaluate_at_end and split:
-        metrics = metrics | evaluate(session, run, step, split)
+        with session.ledger.spending("evaluation"):
+            metrics = metrics | evaluate(session, run, step, split)
     if trainer.export_at_end and session.topology.is_chief:
         export(session, run, split or "train")
-    session.channel.say("result", step=step, metrics=metrics)
+    session.channel.say("result", step=step, metrics=metrics, spent=session.ledger.told())
 
 
 def evaluate(session: Session, run: RunDir, step: int, split: str) -> dict[str, float]:

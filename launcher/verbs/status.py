@@ -7,11 +7,14 @@ from typing import Any
 
 from launcher.compose import Asked
 from launcher.console import show
+from launcher.goodput import goodput, seconds_of, table
 from launcher.lease import is_alive, read_owner
 from launcher.saved import existing_run, outcome
 from storage.run_dir import RunDir
 
 LAST_EVENTS = 8
+#: Events for programs alone.
+QUIET = ("spent", "command")
 
 
 def run(asked: Asked) -> int:
@@ -33,15 +36,19 @@ def describe(run_dir: RunDir) -> list[str]:
     step = max([number for number in steps if isinstance(number, int)], default=0)
     lines = [f"run       {run_dir.url}", f"state     {state}", f"step      {step}", f"attempts  {attempts}"]
     if events:
-        lines.append(f"last sign {_age(_seconds(events[-1]), now)}")
+        lines.append(f"last sign {_age(seconds_of(events[-1]), now)}")
     if ended.get("reason") and not state.startswith("running"):
         lines.append(f"reason    {ended['reason']}")
-    return [*lines, *(_line(event, now) for event in events[-LAST_EVENTS:])]
+    spent = goodput(events)
+    lines += table(spent) if spent.wall_s and spent.steps + spent.lost_steps else []
+    shown = [event for event in events if event.get("kind") not in QUIET][-LAST_EVENTS:]
+    return [*lines, *(_line(event, now) for event in shown)]
 
 
 def _line(event: Mapping[str, Any], now: float) -> str:
     rank = "" if event.get("rank") is None else f" rank {event['rank']}"
-    details = ", ".join(f"{name} {_short(name, value, now)}" for name, value in (event.get("details") or {}).items())
+    told = {name: value for name, value in (event.get("details") or {}).items() if name not in ("spent", "silent_s")}
+    details = ", ".join(f"{name} {_short(name, value, now)}" for name, value in told.items())
     return f"  {str(event.get('time', ''))[:19]}  {event.get('kind')}{rank}  {details}".rstrip()
 
 
@@ -49,13 +56,6 @@ def _short(name: str, value: Any, now: float) -> str:
     if name == "time" and isinstance(value, float):
         return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%dT%H:%M:%S} ({_age(value, now)})"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _seconds(event: Mapping[str, Any]) -> float:
-    try:
-        return datetime.fromisoformat(str(event.get("time"))).timestamp()
-    except ValueError:
-        return 0.0
 
 
 def _age(then: float, now: float) -> str:

@@ -65,6 +65,7 @@ def _train(job: JobSpec, run_dir: RunDir) -> int:
                 "stopped", next_attempt(run_dir) - 1, 0, "Ctrl-C twice: nothing was running yet", INTERRUPTED
             )
         journal.outcome(found.state, found.attempts, found.step, found.reason)
+        journal.goodput()
     console.rest()
     if refused is not None:
         run_dir.remove()  # nothing was scheduled: nothing is left

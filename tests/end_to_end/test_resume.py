@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,13 +54,30 @@ def curve(convoy, run_id: str, split: str) -> list[tuple[int, float]]:
 @pytest.fixture(scope="module")
 def calm(convoy):
     """One uninterrupted run on one worker, one on two."""
-    convoy.run("run_id=calm1", *JOB)
-    convoy.run("run_id=calm2", "cluster=2cpu", *JOB)
+    for workers in (1, 2):
+        begun = time.time()
+        convoy.run(f"run_id=calm{workers}", f"cluster={workers}cpu", *JOB)
+        found = goodput_since(convoy, f"calm{workers}", begun)
+        assert (found["attempts"], found["steps"], found["lost_steps"]) == (1, 300, 0)
+        assert found["parts_s"]["lost_work"] == found["parts_s"]["restart"] == 0
+
+
+def goodput_since(convoy, run_id: str, begun: float) -> dict[str, Any]:
+    """The account of a run that one command drove: its parts are the whole, which is the real time of the command."""
+    found = convoy.json(run_id, "report/goodput.json")
+    real = (convoy.runs / run_id / "report" / "goodput.json").stat().st_mtime - begun
+    assert abs(found["wall_s"] - real) < 0.5 and found["wall_s"] > 2
+    assert sum(found["parts_s"].values()) == pytest.approx(found["wall_s"], abs=0.01)
+    assert min(found["parts_s"].values()) >= 0
+    assert all(
+        found["parts_s"][part] > 0 for part in ("training", "input_wait", "checkpoint", "evaluation", "start_up")
+    )
+    return found
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_worker_is_replaced_and_the_end_is_the_same(calm, convoy, workers):
-    run_id = f"killed{workers}"
+    run_id, begun = f"killed{workers}", time.time()
     process = convoy.start(f"run_id={run_id}", f"cluster={workers}cpu", *JOB)
     convoy.wait_for(run_id, "checkpoint_saved", process)
     started = {event["rank"]: event["details"]["pid"] for event in convoy.events(run_id, "worker_started")}
@@ -67,7 +86,12 @@ def test_a_killed_worker_is_replaced_and_the_end_is_the_same(calm, convoy, worke
     assert process.returncode == 0, said[-3000:]
     outcome = convoy.json(run_id, "outcome.json")
     assert outcome["state"] == "succeeded" and outcome["attempts"] >= 2
-    assert convoy.events(run_id, "restored")
+    restored = convoy.events(run_id, "restored")[-1]["details"]["step"]
+    spent = goodput_since(convoy, run_id, begun)
+    assert (spent["attempts"], spent["steps"]) == (outcome["attempts"], 300)
+    told = [event["details"]["spent"]["step"] for event in convoy.events(run_id, "attempt_ended")]
+    assert spent["lost_steps"] == told[-2] - restored
+    assert (spent["parts_s"]["lost_work"] > 0) == (spent["lost_steps"] > 0) and spent["parts_s"]["restart"] > 0
     assert_same_bits(convoy, run_id, f"calm{workers}")
     for split in ("train", "validation"):
         assert curve(convoy, run_id, split) == curve(convoy, f"calm{workers}", split)
