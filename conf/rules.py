@@ -1,11 +1,10 @@
 """Every rule across fields. All problems are found and reported at once; what is wrong names its cure."""
 
-import difflib
 import math
 import re
 from typing import Any
 
-from conf import augment_rules, families, fault_rules
+from conf import augment_rules, families, fault_rules, phases
 from conf.errors import BadSpec, Problem
 from conf.schema import (
     Accelerator,
@@ -18,10 +17,9 @@ from conf.schema import (
     TrainerSpec,
     Verb,
 )
+from conf.words import nearest as nearest
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad", "lamb", "lion")
-SCHEDULES = ("constant", "cosine", "cosine_restarts", "step", "exponential", "polynomial", "one_cycle")
 #: What an evaluation of the validation split gives.
 METRICS = ("validation_accuracy", "validation_loss")
 #: What the random generators of NumPy and TensorFlow take as a seed.
@@ -38,13 +36,6 @@ def check(job: JobSpec) -> None:
     problems += [*_places(job), *_cluster(job.cluster), *fault_rules.problems(job)]
     if problems:
         raise BadSpec(problems)
-
-
-def nearest(word: str, known: tuple[str, ...] | list[str]) -> str:
-    """A cure for a misspelt word: the closest known one, then all of them."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    suggestion = f"did you mean {close[0]}? " if close else ""
-    return f"{suggestion}known: {', '.join(known)}"
 
 
 def batch_multiples(job: JobSpec) -> int | None:
@@ -98,11 +89,7 @@ def _names(job: JobSpec) -> list[Problem]:
         problems.append(
             Problem("run_id", None, f"job={job.job.name} works on a run that exists", "name it: run_id=...")
         )
-    for field, word, known in (
-        ("trainer.optimizer.name", job.trainer.optimizer.name, OPTIMIZERS),
-        ("trainer.schedule.name", job.trainer.schedule.name, SCHEDULES),
-        ("trainer.best_metric", job.trainer.best_metric, METRICS),
-    ):
+    for field, word, known in (("trainer.best_metric", job.trainer.best_metric, METRICS),):
         if word not in known:
             problems.append(Problem(field, word, "there is none of this name", nearest(word, known)))
     return problems + _class_weights(job.trainer.class_weights) + _balanced_twice(job) + _port(job.tensorboard.port)
@@ -152,14 +139,6 @@ def _positive(job: JobSpec) -> list[Problem]:
         "trainer.eval_batch_size": trainer.eval_batch_size,
         "trainer.keep_checkpoints": trainer.keep_checkpoints,
         "trainer.keep_every_steps": trainer.keep_every_steps,
-        "trainer.optimizer.clip_norm": trainer.optimizer.clip_norm,
-        "trainer.optimizer.clip_value": trainer.optimizer.clip_value,
-        "trainer.optimizer.learning_rate": trainer.optimizer.learning_rate,
-        "trainer.optimizer.reference_batch_size": trainer.optimizer.reference_batch_size,
-        "trainer.schedule.every_steps": trainer.schedule.every_steps,
-        "trainer.schedule.factor": trainer.schedule.factor,
-        "trainer.schedule.power": trainer.schedule.power,
-        "trainer.schedule.cycles": trainer.schedule.cycles,
         "data.image_size": data.image_size,
         "data.examples_per_class": data.examples_per_class,
         "data.num_shards": data.num_shards,
@@ -182,10 +161,6 @@ def _positive(job: JobSpec) -> list[Problem]:
         for name, value in counts.items()
         if value is not None and not value > 0
     ]
-    rate = trainer.optimizer.learning_rate
-    if rate > 0 and not math.isfinite(rate):
-        law = "must be a finite number"
-        problems.append(Problem("trainer.optimizer.learning_rate", rate, law, "trainer.optimizer.learning_rate=0.001"))
     if job.seed not in SEEDS:
         law = f"a seed is a whole number from 0 to {SEEDS[-1]}"
         problems.append(Problem("seed", job.seed, law, f"seed={abs(job.seed) % len(SEEDS)}"))
@@ -208,10 +183,7 @@ def _data(data: DataSpec) -> list[Problem]:
 def _lengths(trainer: TrainerSpec) -> list[Problem]:
     if trainer.keep_best < 0:
         return [Problem("trainer.keep_best", trainer.keep_best, "must be at least 0", "0 keeps the newest alone")]
-    if trainer.epochs is None and trainer.steps is None:
-        law = "a training has a length, in epochs or in steps (steps wins where both are given)"
-        return [Problem("trainer.epochs", None, law, "trainer.epochs=10, or trainer.steps=1000")]
-    return []
+    return phases.problems(trainer)
 
 
 def _batches(job: JobSpec) -> list[Problem]:
@@ -237,7 +209,6 @@ def _shares(job: JobSpec) -> list[Problem]:
         "trainer.label_smoothing": (job.trainer.label_smoothing, 1.0),
         "trainer.model.dropout": (job.trainer.model.dropout, 1.0),
         "trainer.model.stochastic_depth": (job.trainer.model.stochastic_depth, 1.0),
-        "trainer.optimizer.momentum": (job.trainer.optimizer.momentum, 1.0),
     }
     for name, (value, limit) in ranges.items():
         if not 0 <= value < limit:

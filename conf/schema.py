@@ -234,7 +234,9 @@ class OptimizerSpec:
     momentum: float = 0.9  # sgd and rmsprop alone
     nesterov: bool = False  # sgd alone
     weight_decay: float = 0.0  # decoupled; leaves biases and normalisation alone
-    clip_norm: float | None = None  # largest global norm of the gradient
+    layer_decay: float = 1.0  # a block's rate is that of the block above it times this; the head's is learning_rate
+    clip_norm: float | None = None  # largest global norm of the gradient of all variables that it trains
+    clip_variable_norm: float | None = None  # largest norm of each variable's gradient
     clip_value: float | None = None  # largest absolute value of a gradient's element
 
 
@@ -252,13 +254,38 @@ class ScheduleSpec:
 
 
 @dataclass
+class GroupSpec:
+    """A part of the model with an optimizer of its own."""
+
+    part: Any = "head"  # as PhaseSpec.trainable; a variable belongs to the first group whose part it is in
+    optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
+
+
+@dataclass
+class PhaseSpec:
+    """A stretch of the training. At most one length; the last phase may have none: it lasts to the training's end."""
+
+    trainable: Any = "all"  # all | head | NAME: from this layer or block upwards | N: the last N blocks and the head
+    epochs: int | None = None
+    steps: int | None = None
+    examples: int | None = None  # rounded up to whole steps
+    learning_rate: float | None = None  # null: the optimizer's
+    optimizer: OptimizerSpec | None = None  # null: trainer.optimizer
+    groups: list[GroupSpec] | None = None  # null: trainer.groups
+    schedule: ScheduleSpec | None = None  # over the phase's own steps, warm-up included; null: trainer.schedule
+
+
+@dataclass
 class TrainerSpec:
     """What is learnt and how. Nothing here depends on the cluster."""
 
     name: str = "convnet"
     model: ModelSpec = field(default_factory=ModelSpec)
     optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
+    groups: list[GroupSpec] | None = None  # parts of the model with optimizers of their own; null: one for all
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    phases: list[PhaseSpec] | None = None  # one after the other; null: one phase that trains everything...
+    fine_tuning: list[PhaseSpec] | None = None  # ...but these where model.weights are loaded
     epochs: int | None = None  # length of the training...
     steps: int | None = None  # ...or in optimizer steps, which wins where both are given
     global_batch_size: int = 64  # examples an update, over all replicas and micro-batches

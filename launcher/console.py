@@ -98,6 +98,8 @@ def position(told: Mapping[str, Any]) -> list[str]:
     words = [f"{done}/{total}"] if total else []
     if told.get("epochs"):
         words.append(f"epoch {told.get('epoch') or 0:.1f}/{told['epochs']:.1f}")
+    if told.get("training_phases"):
+        words.append(f"phase {told.get('training_phase')}/{told['training_phases']}")
     return words
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from conf.data_url import data_url
 from conf.epoch import places_in_epoch
+from conf.phases import described, is_plain, phase_steps, phases_of
 from conf.schema import JobSpec, Remainder
 from launcher.gate import planned_placement
 from launcher.placement import Placement
@@ -54,13 +55,25 @@ def _data(job: JobSpec) -> Iterator[tuple[str, str]]:
     places = places_in_epoch(splits.get("train", 0), counts, job.data.oversample)
     steps = steps_per_epoch(places, job.trainer.global_batch_size, job.data.remainder)
     yield "steps an epoch", str(steps)
-    total = job.trainer.steps if job.trainer.steps is not None else steps * (job.trainer.epochs or 0)
-    yield "steps in all", str(total)
+    if steps == 0:
+        return
+    lengths = phase_steps(job.trainer, steps)
+    yield "steps in all", str(sum(lengths))
+    if len(lengths) > 1:
+        yield "steps a phase", ", ".join(map(str, lengths))
 
 
 def _batches(job: JobSpec, placement: Placement | None) -> Iterator[tuple[str, str]]:
     trainer = job.trainer
     yield "model", f"{trainer.model.name}, {trainer.precision.name}, {trainer.optimizer.name}"
+    phases = phases_of(trainer)
+    if not is_plain(trainer):
+        for number, phase in enumerate(phases, start=1):
+            yield f"phase {number}", described(trainer, phase)
+    if trainer.model.weights == "none" and any(phase.trainable != "all" for phase in phases):
+        yield "take care", "trainer.model.weights=none: what a phase freezes before it was trained is random"
+    elif trainer.fine_tuning and trainer.phases is None and trainer.model.weights == "none":
+        yield "phases", "one, for trainer.fine_tuning is of loaded weights: trainer.model.weights=none"
     yield "global batch", str(trainer.global_batch_size)
     if placement is not None:
         share = trainer.global_batch_size // placement.num_shares

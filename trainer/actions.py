@@ -5,8 +5,6 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-import keras
-
 from conf.files import dump_job
 from conf.schema import BadRecord
 from storage import run_dir as names
@@ -15,6 +13,8 @@ from trainer.checkpoints import CheckpointWriter
 from trainer.curves import Curves
 from trainer.far_events import FarEvents
 from trainer.loop import Every, Progress, Window
+from trainer.parameter_groups import MAIN, Optimizers
+from trainer.phases import AnyOptimizer
 from trainer.session import Session
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class ProgressReport:
     def __init__(self, session: Session):
         self._session, self._speed, self._first = session, Speed(), True
         self._own_s = 0.0  # that others had to wait for: until own gradients were there, and saying so
+        self._phase = session.phases.number
 
     def __call__(self, progress: Progress) -> None:
         """Say where the training stands."""
@@ -55,8 +56,9 @@ class ProgressReport:
             # The first call traces and compiles: it says nothing about the speed.
             self._first = False
             self._session.channel.say("event", event="first_step", details={"time": time.time(), "step": progress.step})
-        else:
+        elif self._session.phases.number == self._phase:
             self._speed.note(progress)
+        self._phase = self._session.phases.number  # after a change the step is compiled anew
         more = {"spent": self._session.ledger.told()} if self._session.topology.is_chief else {}
         batch, step_s, begun = self._session.shape.global_batch_size, self._speed.step_s, time.perf_counter()
         self._session.channel.say(
@@ -72,9 +74,16 @@ class ProgressReport:
             eta_s=(progress.steps - progress.step) * step_s if step_s else None,
             pace={"own_s": self._own_s},
             **more,
+            **phase_told(self._session),
             **progress.last_metrics,
         )
         self._own_s += time.perf_counter() - begun
+
+
+def phase_told(session: Session) -> dict[str, int]:
+    """Which phase of how many, where there are several."""
+    count = len(session.phases.specs)
+    return {"training_phase": session.phases.number + 1, "training_phases": count} if count > 1 else {}
 
 
 class TrainingCurves:
@@ -92,7 +101,7 @@ class TrainingCurves:
             values = {
                 "loss": window.mean_loss,
                 "accuracy": window.accuracy,
-                "learning_rate": rate_of(self._session.optimizer),
+                **rates_of(self._session.phases.optimizer),
                 "examples_per_s": window.examples / seconds,
                 "step_time_s": step_s,
                 "epoch": progress.epoch,
@@ -109,10 +118,15 @@ def skips(session: Session) -> bool:
     return session.job.data.on_corrupt is BadRecord.skip
 
 
-def rate_of(optimizer: keras.optimizers.Optimizer) -> float:
-    """The learning rate of the next step; a schedule's, or a variable's that every replica has a copy of."""
-    rate = optimizer.learning_rate
-    return float(getattr(rate, "value", rate).numpy())
+def rates_of(optimizer: AnyOptimizer) -> dict[str, float]:
+    """The learning rate of the next step, and those of groups with optimizers of their own, as curves are named."""
+    if not isinstance(optimizer, Optimizers):
+        rate = optimizer.learning_rate  # a schedule's, or a variable's that every replica has a copy of
+        return {"learning_rate": float(getattr(rate, "value", rate).numpy())}
+    rates = optimizer.rates
+    first = next(iter(rates.values()))
+    others = {f"learning_rate_{group}": rate for group, rate in rates.items() if group != MAIN}
+    return {"learning_rate": rates.get(MAIN, first)} | others
 
 
 class Evaluation:
@@ -135,7 +149,7 @@ class Evaluation:
             values = {
                 "loss": counts.loss,
                 "accuracy": counts.accuracy,
-                "learning_rate": rate_of(self._session.optimizer),
+                **rates_of(self._session.phases.optimizer),
                 "examples_per_s": counts.num_examples / seconds,
                 "step_time_s": seconds / max(steps, 1),
                 "epoch": progress.epoch,
@@ -193,6 +207,7 @@ def saved_state(session: Session, progress: Progress) -> dict[str, Any]:
         "seed": session.job.seed,
         "data": session.manifest.digest,
         "lanes": session.lanes,
+        "phase": session.phases.saved(),
     }
 
 

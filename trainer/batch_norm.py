@@ -25,8 +25,12 @@ def synchronize(model: keras.Model) -> None:
 
 
 def averaging(strategy: tf.distribute.Strategy, model: keras.Model) -> Callable[[], None]:
-    """A function that gives every replica the mean of all replicas' moving statistics. Every worker has to call it."""
-    statistics = [v.value for layer in batch_norms(model) for v in (layer.moving_mean, layer.moving_variance)]
+    """A function that gives every replica the mean of all replicas' moving statistics. Every worker has to call it.
+
+    Those of a frozen layer do not move: they are the same everywhere, and the mean of three might not be.
+    """
+    moving = [layer for layer in batch_norms(model) if layer.trainable]
+    statistics = [v.value for layer in moving for v in (layer.moving_mean, layer.moving_variance)]
     if strategy.num_replicas_in_sync == 1 or not statistics:
         return lambda: None
 

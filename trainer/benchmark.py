@@ -54,6 +54,8 @@ class Measured:
 def benchmark(session: Session, run: RunDir) -> int:
     """Measure and report. Returns an exit code: DONE, or STOPPED when it was asked to stop."""
     session.channel.say("progress", phase="building")
+    if session.phases.longest != session.phases.number:
+        session.change_phase(session.phases.longest)
     turns = {
         "reader": _reading(session),
         "model": _stepping(session, _fixed_batch(session)),

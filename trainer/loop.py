@@ -6,7 +6,7 @@ at the same steps as one that was never interrupted.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -53,6 +53,7 @@ class Progress:
     loop_s: float = 0.0  # wall time of the last call of the compiled loop
     loop_steps: int = 0
     stopping: bool = False
+    ends: Sequence[int] = ()  # of the phases: no call of the compiled loop goes beyond one
 
     @property
     def epoch(self) -> float:
@@ -113,6 +114,7 @@ def run_loop(
 
 
 def steps_until_next(progress: Progress, steps_per_loop: int, periods: Iterable[int]) -> int:
-    """Steps until the nearest multiple of `steps_per_loop` or of an action's period, or the end."""
-    ends = [progress.steps, *((progress.step // period + 1) * period for period in (steps_per_loop, *periods))]
+    """Steps until the nearest multiple of `steps_per_loop` or of an action's period, or the end of a phase."""
+    later = [end for end in progress.ends if end > progress.step]
+    ends = [progress.steps, *later, *((progress.step // period + 1) * period for period in (steps_per_loop, *periods))]
     return min(ends) - progress.step

@@ -5,17 +5,25 @@ its own share, and an overflow would be seen by one replica alone. The step need
 and the optimizers made here do not: exactly one of the two may.
 """
 
+from collections.abc import Sequence
+
 import keras
 
 from conf.errors import BadSpec
-from conf.schema import TrainerSpec
-from trainer.schedules import learning_rate
+from conf.schema import OptimizerSpec, TrainerSpec
+from trainer.schedules import Rate, learning_rate
 
 
 def make_optimizer(trainer: TrainerSpec, total_steps: int) -> keras.optimizers.Optimizer:
     """The optimizer of a training of `total_steps` steps. Call in the strategy's scope, then `build` it there too."""
-    spec = trainer.optimizer
-    rate = learning_rate(trainer, total_steps)
+    return optimizer_at(trainer.optimizer, learning_rate(trainer, total_steps))
+
+
+def optimizer_at(spec: OptimizerSpec, rate: Rate, name: str | None = None) -> keras.optimizers.Optimizer:
+    """An optimizer with this learning rate. BadSpec where there is none of this kind.
+
+    Keras counts the names of optimizers up; slots that are to be found again want a `name` that stays.
+    """
     decay = spec.weight_decay or None
     kinds = {
         "sgd": (keras.optimizers.SGD, {"momentum": spec.momentum, "nesterov": spec.nesterov}),
@@ -31,12 +39,18 @@ def make_optimizer(trainer: TrainerSpec, total_steps: int) -> keras.optimizers.O
     kind, options = kinds[spec.name]
     if spec.name == "adamw" and decay is None:
         decay = 0.0
-    return _without_reduction(kind)(learning_rate=rate, weight_decay=decay, **options)
+    named = {} if name is None else {"name": name}
+    return _without_reduction(kind)(learning_rate=rate, weight_decay=decay, **options, **named)
 
 
 def spare_from_decay(optimizer: keras.optimizers.Optimizer, model: keras.Model) -> None:
-    """Let weight decay leave biases and normalisation alone: all variables of less than two dimensions."""
-    optimizer.exclude_from_weight_decay(var_list=[v for v in model.trainable_variables if len(v.shape) < 2])
+    """Let weight decay leave biases and normalisation alone. Before the optimizer is built."""
+    spare_variables(optimizer, model.trainable_variables)
+
+
+def spare_variables(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> None:
+    """The same for these variables: all of less than two dimensions are biases or normalisation."""
+    optimizer.exclude_from_weight_decay(var_list=[v for v in variables if len(v.shape) < 2])
 
 
 def _without_reduction(kind: type) -> type:

@@ -1,12 +1,12 @@
 """Learning rates as functions of the optimizer's step."""
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
 
-from conf.schema import ScheduleSpec, TrainerSpec
+from conf.schema import OptimizerSpec, ScheduleSpec, TrainerSpec
 
 #: How the one-cycle policy of Smith and Topin 2018 begins and ends, and the share of its steps that rise.
 _ONE_CYCLE_START, _ONE_CYCLE_END, _ONE_CYCLE_RISE = 1 / 25, 1e-4 / 25, 0.3
@@ -57,23 +57,48 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
         return self.peak * (last + (first - last) * 0.5 * (1 + tf.cos(math.pi * share)))
 
 
-def learning_rate(trainer: TrainerSpec, total_steps: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """The learning rate of the whole training: a number, or a schedule of optimizer steps."""
-    peak, spec = peak_rate(trainer), trainer.schedule
-    after = _after_warmup(spec, peak, max(total_steps - spec.warmup_steps, 1))
+class InPhase(keras.optimizers.schedules.LearningRateSchedule):
+    """A rate counted from the step a phase begins with, times what `factor`, if there is one, holds."""
+
+    def __init__(self, rate: "Rate", begun: int, factor: tf.Variable | None = None):
+        self.rate, self.begun, self.factor = rate, begun, factor
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        """The learning rate at `step` of the optimizer."""
+        rate = self.rate(step - self.begun) if callable(self.rate) else tf.constant(self.rate)
+        return rate if self.factor is None else rate * self.factor
+
+
+#: A number, or a schedule of optimizer steps.
+Rate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule
+
+
+def learning_rate(trainer: TrainerSpec, total_steps: int) -> Rate:
+    """The learning rate of a whole training in one phase."""
+    return scheduled(peak_rate(trainer), trainer.schedule, total_steps)
+
+
+def scheduled(peak: float, spec: ScheduleSpec, steps: int) -> Rate:
+    """A rate of `peak` that moves as `spec` says over so many steps."""
+    after = _after_warmup(spec, peak, max(steps - spec.warmup_steps, 1))
     if spec.warmup_steps:
         return Warmup(peak, spec.warmup_steps, after)
     return after or peak
 
 
 def peak_rate(trainer: TrainerSpec) -> float:
-    """The learning rate that was asked, grown with the global batch where it was stated for another one.
+    """The learning rate that was asked, for the global batch at hand."""
+    return scaled_rate(trainer.optimizer, trainer.global_batch_size)
+
+
+def scaled_rate(optimizer: OptimizerSpec, global_batch_size: int) -> float:
+    """The rate of an optimizer, grown with the global batch where it was stated for another one.
 
     The linear scaling rule of Goyal et al. 2017.
     """
-    stated_for = trainer.optimizer.reference_batch_size
-    rate = trainer.optimizer.learning_rate
-    return rate * trainer.global_batch_size / stated_for if stated_for else rate
+    stated_for = optimizer.reference_batch_size
+    rate = optimizer.learning_rate
+    return rate * global_batch_size / stated_for if stated_for else rate
 
 
 def _after_warmup(

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,7 +13,8 @@ import tensorflow as tf
 from conf.data_url import data_url
 from conf.epoch import places_in_epoch
 from conf.errors import BadSpec
-from conf.schema import BatchNormSync, JobSpec
+from conf.phases import phase_steps
+from conf.schema import BatchNormSync, JobSpec, OptimizerSpec
 from data_pipeline.images import resolve_image_size
 from data_pipeline.manifest import Manifest, load_manifest
 from data_pipeline.order import evaluation_steps, examples_before, steps_per_epoch
@@ -25,9 +27,10 @@ from trainer.evaluation.evaluator import Counts, Evaluator
 from trainer.lanes import num_lanes
 from trainer.ledger import Ledger
 from trainer.loop import Progress
-from trainer.models import build_model
+from trainer.model_parts import blocks_of
+from trainer.models import block_pattern, build_model
 from trainer.objective import make_objective
-from trainer.optimizers import make_optimizer, spare_from_decay
+from trainer.phases import Phases
 from trainer.state import TrainingState
 from trainer.step import TrainingStep
 from trainer.strategy import configure_devices, make_strategy
@@ -45,6 +48,7 @@ class Lengths:
 
     steps: int
     steps_per_epoch: int
+    phases: tuple[int, ...]
 
 
 class Session:
@@ -67,28 +71,45 @@ class Session:
         with self.strategy.scope():
             self._build()
         self._evaluation_datasets: dict[str, tf.data.Dataset] = {}
-        self.average_batch_norm = averaging(self.strategy, self.model)
 
     def _build(self) -> None:
         trainer = self.job.trainer
         self.model = self.new_model()
-        self.optimizer = make_optimizer(trainer, self.lengths.steps)
-        spare_from_decay(self.optimizer, self.model)
-        self.optimizer.build(self.model.trainable_variables)
+        blocks = blocks_of(self.model, block_pattern(trainer.model))
+        self.phases = Phases(trainer, self.model, blocks, self.lengths.phases)
         self.loss_scale = precision.make_loss_scale(trainer.precision)
+        self.evaluator = Evaluator(self.strategy, self.model, self.manifest.num_classes, self.lanes)
+        self.state = TrainingState(self.model, self.phases.optimizer, self.loss_scale)
+        self._compile()
+
+    def _compile(self) -> None:
+        """The step of the phase at hand, in the strategy's scope; it is traced when it is first run."""
+        trainer = self.job.trainer
+        self.state.optimizer = self.phases.optimizer
         self.step = TrainingStep(
             self.strategy,
             self.model,
-            self.optimizer,
+            self.phases.optimizer,
             make_objective(trainer, self.manifest),
-            trainer.optimizer,
+            trainer.optimizer if self.phases.is_plain else OptimizerSpec(),
             self.shape.accumulation_steps,
             trainer.model.batch_norm is BatchNormSync.synchronized,
             self.loss_scale,
             self.lanes,
         )
-        self.evaluator = Evaluator(self.strategy, self.model, self.manifest.num_classes, self.lanes)
-        self.state = TrainingState(self.model, self.optimizer, self.loss_scale)
+        self.average_batch_norm = averaging(self.strategy, self.model)
+
+    def change_phase(self, number: int) -> None:
+        """Go over to a later phase: freeze and thaw, other optimizers, a new step. Every worker, at the same step."""
+        with self.strategy.scope():
+            self.phases.go_on(number)
+            self._compile()
+
+    def resume_phase(self, saved: dict[str, Any] | None) -> None:
+        """Stand in the phase that a checkpoint was saved in, ready for its tensors."""
+        with self.strategy.scope():
+            if self.phases.resume(saved):
+                self._compile()
 
     def new_model(self) -> keras.Model:
         """The job's model with random weights, in the strategy at hand."""
@@ -175,7 +196,8 @@ def lengths(job: JobSpec, manifest: Manifest) -> Lengths:
         raise BadSpec.of(
             "trainer.global_batch_size", trainer.global_batch_size, law, "a smaller batch, or data.remainder=pad"
         )
-    return Lengths(trainer.steps or (trainer.epochs or 0) * an_epoch, an_epoch)
+    phases = phase_steps(trainer, an_epoch)
+    return Lengths(sum(phases), an_epoch, tuple(phases))
 
 
 def _holds(manifest: Manifest, split: str) -> bool:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from conf.errors import BadSpec
 from trainer.models.constants import refresh
+from trainer.parameter_groups import Optimizers
 from trainer.precision import LossScale
 
 
@@ -17,21 +18,27 @@ class TrainingState:
     """What a checkpoint is made of. `progress` is plain JSON: step, position, window, best values."""
 
     model: keras.Model
-    optimizer: keras.optimizers.Optimizer
+    optimizer: keras.optimizers.Optimizer | Optimizers
     loss_scale: LossScale | None
     progress: dict[str, Any] = field(default_factory=dict)
 
     def variables(self) -> dict[str, tf.Variable]:
         """Every variable by name: model/..., optimizer/..., loss_scale/..."""
         named = {f"model/{variable.path}": variable.value for variable in self.model.variables}
-        named |= {f"optimizer/{variable.path}": variable.value for variable in self.optimizer.variables}
+        slots = self._slots()
+        named |= {f"optimizer/{name}": variable.value for name, variable in slots}
         if self.loss_scale is not None:
             named |= self.loss_scale.variables
-        expected = len(self.model.variables) + len(self.optimizer.variables)
+        expected = len(self.model.variables) + len(slots)
         expected += len(self.loss_scale.variables) if self.loss_scale else 0
         if len(named) != expected:
             raise ValueError("two variables of the model share a name; give its layers names of their own")
         return named
+
+    def _slots(self) -> list[tuple[str, keras.Variable]]:
+        if isinstance(self.optimizer, Optimizers):
+            return list(self.optimizer.variables.items())
+        return [(variable.path, variable) for variable in self.optimizer.variables]
 
     def snapshot(self) -> dict[str, tf.Tensor]:
         """The value of every variable now. Copy-on-write: it costs next to nothing until training goes on."""

@@ -12,8 +12,11 @@ import keras
 import tensorflow as tf
 
 from conf.schema import OptimizerSpec
+from trainer.clipping import clipped
+from trainer.model_parts import is_partly_frozen
 from trainer.objective import Objective, main_labels
 from trainer.pace import Pace, applied, arrived, when
+from trainer.parameter_groups import Optimizers
 from trainer.parts import Batch, sum_over_parts
 from trainer.precision import LossScale
 from trainer.strategy import reduction_options
@@ -27,6 +30,9 @@ NUM_TOTALS = 4
 class TrainingStep:
     """A compiled loop of optimizer steps. Make it inside the strategy's scope, with a built optimizer.
 
+    It is of one phase: what trains is fixed when it is traced. `Optimizers` clip by themselves, each group for itself:
+    then `clipping` asks for nothing.
+
     `micro_batches` are taken one after the other in a `tf.while_loop`, or, where synchronized BatchNorm has to talk to
     the other replicas inside of one, unrolled (`unroll`). Each is cut into `lanes` parts, computed side by side.
     """
@@ -35,7 +41,7 @@ class TrainingStep:
         self,
         strategy: tf.distribute.Strategy,
         model: keras.Model,
-        optimizer: keras.optimizers.Optimizer,
+        optimizer: keras.optimizers.Optimizer | Optimizers,
         objective: Objective,
         clipping: OptimizerSpec,
         micro_batches: int = 1,
@@ -45,7 +51,7 @@ class TrainingStep:
     ):
         self.strategy, self.model, self.optimizer, self.objective = strategy, model, optimizer, objective
         self.clipping, self.micro_batches, self.unroll, self.loss_scale = clipping, micro_batches, unroll, loss_scale
-        self.lanes = lanes
+        self.lanes, self._is_partly_frozen = lanes, is_partly_frozen(model)
         self.pace = Pace(0.0, 0.0)  # of the last call of the compiled loop, on this worker
         # float64 sums of float32 values are exact here, so they do not depend on where a loop begins.
         self.totals = tf.Variable(
@@ -129,7 +135,7 @@ class TrainingStep:
             gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients, options=reduction_options())
         if self.loss_scale is not None:
             gradients = [gradient / self.loss_scale.scale for gradient in gradients]
-        return self._clip(gradients), own
+        return clipped(gradients, self.clipping), own
 
     def _accumulate(self, batch: Batch) -> Sums:
         """Gradients and totals of this replica's share, micro-batch by micro-batch, each in its lanes."""
@@ -138,7 +144,10 @@ class TrainingStep:
 
     def _micro_batch(self, batch: Batch) -> Sums:
         variables = self._variables
-        with tf.GradientTape() as tape:
+        # What lies below the lowest trainable layer is not even recorded.
+        with tf.GradientTape(watch_accessed_variables=not self._is_partly_frozen) as tape:
+            if self._is_partly_frozen:
+                tape.watch(variables)
             logits = self.model(batch["image"], training=True)
             losses = self.objective.weighted(batch, logits)
             loss = tf.reduce_sum(losses) / tf.maximum(batch["batch_examples"], 1.0)
@@ -154,14 +163,6 @@ class TrainingStep:
         right = tf.cast(tf.argmax(logits, -1, tf.int32) == main_labels(batch), tf.float32) * batch["mask"]
         totals = tf.stack([loss, tf.reduce_sum(right), tf.reduce_sum(batch["mask"])])
         return dense, tf.cast(totals, tf.float64)
-
-    def _clip(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-        if self.clipping.clip_value is not None:
-            limit = self.clipping.clip_value
-            gradients = [tf.clip_by_value(gradient, -limit, limit) for gradient in gradients]
-        if self.clipping.clip_norm is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, self.clipping.clip_norm)
-        return gradients
 
 
 def compile_step(step: TrainingStep) -> Callable[[Iterator[Batch], int, bool], tf.Tensor]:

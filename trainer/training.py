@@ -35,7 +35,7 @@ class Disagreement(Exception):
 
 def train(session: Session, run: RunDir, attempt: int) -> int:
     """Restore, train, evaluate, export. Returns an exit code: DONE, or STOPPED after saving."""
-    progress = Progress(session.lengths.steps, session.lengths.steps_per_epoch)
+    progress = Progress(session.lengths.steps, session.lengths.steps_per_epoch, ends=session.phases.ends)
     restore(session, run, progress)
     session.ledger.began(progress.step)
     split = session.validation_split()
@@ -73,6 +73,7 @@ def restore(session: Session, run: RunDir, progress: Progress | None) -> int:
         if found.state["data"] != session.manifest.digest:
             law = f"the checkpoint of step {found.step} was trained on other data than what is prepared here now"
             raise BadSpec.of("data.path", session.manifest.url, law, "give the data it began with, or another run_id")
+        session.resume_phase(found.state.get("phase"))
         session.state.restore(found.tensors, f"step {found.step}")
         step = found.step
         if progress is not None:
@@ -207,6 +208,12 @@ def _run(
     run = compile_step(session.step)
 
     def run_steps(batches: Iterator[Batch], num_steps: int, stop: bool) -> tf.Tensor:
+        nonlocal run
+        # Not before its first step: a checkpoint at the change is still of the phase that ended.
+        if (phase := session.phases.at(progress.step)) != session.phases.number:
+            session.change_phase(phase)
+            run = compile_step(session.step)
+            session.channel.say("event", event="phase", details={"step": progress.step} | session.phases.details())
         totals = run(batches, num_steps, stop)
         # After every loop, not just before a checkpoint: a run that stops and saves between two checkpoints must leave
         # the same bits as one that goes on, and an average in between moves the last of them.

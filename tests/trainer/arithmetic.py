@@ -1,17 +1,8 @@
-"""Trainings of ten steps on real digits, by our step and by plain Keras: what the tests of law 1 compare.
-
-Also a program, for what needs a process of its own: every case of a group under one strategy; writes the weights of
-each of the process's replicas to FOLDER.
-
-    python -m tests.trainer.arithmetic FOLDER mirrored 4
-    TF_CONFIG=... python -m tests.trainer.arithmetic FOLDER workers 2
-"""
+"""Trainings of ten steps on real digits, by our step and by plain Keras: what the tests of law 1 compare."""
 
 import dataclasses
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -21,7 +12,7 @@ from sklearn.datasets import load_digits
 from conf.schema import BatchNormSync, ModelSpec, OptimizerSpec, Precision, TrainerSpec
 from data_pipeline.order import BatchShape
 from trainer import precision
-from trainer.batch_norm import averaging, batch_norms
+from trainer.batch_norm import averaging
 from trainer.models import build_model
 from trainer.objective import Objective
 from trainer.optimizers import make_optimizer, spare_from_decay
@@ -226,23 +217,3 @@ def strategy_of(kind: str, number: int) -> tf.distribute.Strategy:
     ring = tf.distribute.experimental.CommunicationImplementation.RING
     options = tf.distribute.experimental.CommunicationOptions(implementation=ring)
     return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
-
-
-def main() -> None:
-    """One process of a group."""
-    folder, kind, number = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    strategy = strategy_of(kind, number)
-    local = number if kind == "mirrored" else 1
-    rank = 0 if kind == "mirrored" else tf.distribute.cluster_resolver.TFConfigClusterResolver().task_id
-    found: list[dict[str, np.ndarray]] = [{} for _ in range(local)]
-    for name, case in cases_of(number).items():
-        model = by_convoy(case, strategy, rank * local, local)
-        assert len(batch_norms(model)) == (2 if case.batch_norm else 0)
-        for replica in range(local):
-            found[replica] |= {f"{name}:{path}": value for path, value in weights_of(model, replica).items()}
-    for replica in range(local):
-        np.savez(folder / f"{rank * local + replica}.npz", **found[replica])
-
-
-if __name__ == "__main__":
-    main()

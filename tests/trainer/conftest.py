@@ -16,7 +16,7 @@ GROUPS = (("mirrored", 2), ("mirrored", 4), ("workers", 2), ("workers", 4))
 
 @pytest.fixture(scope="session")
 def groups(tmp_path_factory):
-    """Each group's weights after every case of arithmetic.py: a dictionary for each replica. All groups run at once."""
+    """Each group's weights after every case of replicas.py: a dictionary for each replica. All groups run at once."""
     running = {group: start(group, tmp_path_factory.mktemp("-".join(map(str, group)))) for group in GROUPS}
     return {group: finish(group, *started) for group, started in running.items()}
 
@@ -30,7 +30,7 @@ def start(group: tuple[str, int], folder: Path) -> tuple[list[subprocess.Popen],
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"} | (
             {"TF_CONFIG": json.dumps(config)} if kind == "workers" else {}
         )
-        command = [sys.executable, "-m", "tests.trainer.arithmetic", str(folder), kind, str(number)]
+        command = [sys.executable, "-m", "tests.trainer.replicas", str(folder), kind, str(number)]
         with (folder / f"{rank}.log").open("w") as log:
             processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
     return processes, folder

@@ -9,6 +9,7 @@ layers, so that an exported model carries it.
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable
 from types import ModuleType
 
@@ -49,6 +50,11 @@ def mixes_examples(spec: ModelSpec) -> bool:
         return True
     says = getattr(_family(spec), "mixes_examples", None)
     return says is None or bool(says(spec))
+
+
+def block_pattern(spec: ModelSpec) -> re.Pattern[str] | None:
+    """What finds a block's name in a layer's, where the family says so by a pattern `BLOCKS` of its own."""
+    return getattr(_family(spec), "BLOCKS", None)
 
 
 def _family(spec: ModelSpec) -> ModuleType:

@@ -1,5 +1,6 @@
 """The three-layer convolutional network of the textbooks."""
 
+import re
 from collections.abc import Sequence
 
 import keras
@@ -8,6 +9,9 @@ from conf.errors import BadSpec
 from conf.schema import ModelSpec
 from trainer.models.head import add_head, pool
 from trainer.models.pixels import normalise, to_unit
+
+#: A block is a convolution and what follows it.
+BLOCKS = re.compile(r"^(conv\d+)$")
 
 #: Of BatchNorm's moving statistics. Small networks are trained for few steps: 0.99 would still remember the start.
 MOMENTUM = 0.9

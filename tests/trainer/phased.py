@@ -1,0 +1,216 @@
+"""Trainings of ten steps in phases and by groups, by our step and by plain Keras: `layer.trainable` and one optimizer
+object for each set of layers, kept for as long as these layers train.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from conf.phases import phase_steps
+from conf.schema import BatchNormSync, GroupSpec, OptimizerSpec, PhaseSpec, ScheduleSpec, TrainerSpec
+from data_pipeline.order import BatchShape
+from tests.trainer.arithmetic import BATCH, CLASSES, Case, batches, digits, new_model
+from trainer.batch_norm import averaging
+from trainer.model_parts import blocks_of
+from trainer.models.convnet import BLOCKS
+from trainer.objective import Objective
+from trainer.phases import Phases
+from trainer.step import TrainingStep
+
+#: Layers of the model with weights, by block.
+ONE, TWO, HEAD = ["conv1", "norm1"], ["conv2", "norm2", "hidden"], ["logits"]
+Rate = Callable[[int], float]
+
+
+@dataclass
+class Stretch:
+    """Steps in which some layers train: (names, their optimizer, its rate at each step of the stretch)."""
+
+    steps: int
+    trained: list[tuple[list[str], keras.optimizers.Optimizer, Rate]]
+
+
+@dataclass(frozen=True)
+class Phased:
+    """A training as our configuration says it, and the same in plain Keras."""
+
+    trainer: TrainerSpec
+    plain: Callable[[], list[Stretch]]
+    accumulation: int = 1
+    case: Case = field(default_factory=lambda: Case(batch_norm=BatchNormSync.synchronized))
+
+
+def flat(rate: float) -> Rate:
+    return lambda step: rate
+
+
+def cosine(peak: float, steps: int, warmup: int = 0) -> Rate:
+    def at(step: int) -> float:
+        if step < warmup:
+            return peak * step / warmup
+        return 0.5 * peak * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+    return at
+
+
+def _three_phases() -> list[Stretch]:
+    head, upper, rest = (keras.optimizers.Adam() for _ in range(3))
+    first, second, third = flat(0.01), cosine(0.004, 4, 1), cosine(0.002, 4)
+    return [
+        Stretch(2, [(HEAD, head, first)]),
+        Stretch(4, [(HEAD, head, second), (TWO, upper, second)]),
+        Stretch(4, [(HEAD, head, third), (TWO, upper, third), (ONE, rest, third)]),
+    ]
+
+
+def _another_kind() -> list[Stretch]:
+    rate = cosine(0.02, 6)
+    return [
+        Stretch(4, [(HEAD, keras.optimizers.Adam(), flat(0.01))]),
+        Stretch(6, [(ONE + TWO + HEAD, keras.optimizers.SGD(momentum=0.9), rate)]),
+    ]
+
+
+def _two_groups() -> list[Stretch]:
+    backbone = keras.optimizers.SGD(momentum=0.9, global_clipnorm=0.05)
+    return [Stretch(10, [(ONE + TWO, backbone, flat(0.05)), (HEAD, keras.optimizers.Adam(), flat(0.01))])]
+
+
+def _layer_decay() -> list[Stretch]:
+    parts = {0: HEAD, 1: TWO, 2: ONE}
+    made = {depth: keras.optimizers.AdamW(weight_decay=0.1) for depth in parts}
+    for optimizer in made.values():
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return [Stretch(10, [(names, made[depth], flat(0.01 * 0.5**depth)) for depth, names in parts.items()])]
+
+
+def _frozen_body() -> list[Stretch]:
+    return [Stretch(10, [(HEAD, keras.optimizers.Lion(), cosine(0.002, 10))])]
+
+
+ADAM = OptimizerSpec(name="adam", learning_rate=0.01)
+COSINE = ScheduleSpec(name="cosine")
+PHASED = {
+    "three-phases": Phased(
+        TrainerSpec(
+            optimizer=ADAM,
+            schedule=COSINE,
+            steps=10,
+            phases=[
+                PhaseSpec(trainable="head", examples=2 * BATCH - 3, schedule=ScheduleSpec()),
+                PhaseSpec(
+                    trainable=1,
+                    steps=4,
+                    learning_rate=0.004,
+                    schedule=ScheduleSpec(name="cosine", warmup_steps=1),
+                ),
+                PhaseSpec(optimizer=OptimizerSpec(name="adam", learning_rate=0.002)),
+            ],
+        ),
+        _three_phases,
+    ),
+    "another-kind": Phased(
+        TrainerSpec(
+            optimizer=OptimizerSpec(name="sgd", learning_rate=0.02),
+            schedule=COSINE,
+            phases=[
+                PhaseSpec(trainable="head", steps=4, optimizer=ADAM, schedule=ScheduleSpec()),
+                PhaseSpec(trainable="conv1", steps=6),
+            ],
+        ),
+        _another_kind,
+        accumulation=2,
+        case=Case(),
+    ),
+    "two-groups": Phased(
+        TrainerSpec(
+            optimizer=OptimizerSpec(name="sgd", learning_rate=0.05, clip_norm=0.05),
+            groups=[GroupSpec("head", ADAM)],
+            steps=10,
+        ),
+        _two_groups,
+    ),
+    "layer-decay": Phased(
+        TrainerSpec(
+            optimizer=OptimizerSpec(name="adamw", learning_rate=0.01, weight_decay=0.1, layer_decay=0.5), steps=10
+        ),
+        _layer_decay,
+        accumulation=4,
+        case=Case(),
+    ),
+    "frozen-body": Phased(
+        TrainerSpec(
+            optimizer=OptimizerSpec(name="lion", learning_rate=0.002, weight_decay=0.0),
+            schedule=COSINE,
+            phases=[PhaseSpec(trainable="head", steps=10)],
+        ),
+        _frozen_body,
+    ),
+}
+
+
+def by_plain_keras(phased: Phased) -> keras.Model:
+    """The model after the plain loop, on one replica."""
+    model = new_model(Case(batch_norm=phased.case.batch_norm and BatchNormSync.average))
+    images, labels = digits()
+    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    step = 0
+    for stretch in phased.plain():
+        names = [name for group, _, _ in stretch.trained for name in group]
+        for layer in model.layers:
+            layer.trainable = layer.name in names
+        for place in range(stretch.steps):
+            rows = slice(step * BATCH, (step + 1) * BATCH)
+            with tf.GradientTape() as tape:
+                loss = loss_of(labels[rows], model(images[rows], training=True))
+            variables = model.trainable_variables
+            gradients = dict(zip([v.path for v in variables], tape.gradient(loss, variables), strict=True))
+            for group, optimizer, rate in stretch.trained:
+                own = [v for name in group if _has(model, name) for v in model.get_layer(name).trainable_variables]
+                optimizer.learning_rate = rate(place)
+                optimizer.apply([gradients[v.path] for v in own], own)
+            step += 1
+    return model
+
+
+def by_phases(phased: Phased, strategy: tf.distribute.Strategy, first_replica: int, local_replicas: int) -> keras.Model:
+    """The model after our step, one after the other phase."""
+    shape = BatchShape(BATCH, phased.accumulation, strategy.num_replicas_in_sync)
+    replicas = range(first_replica, first_replica + local_replicas)
+    trainer = phased.trainer
+    trainer.global_batch_size = BATCH
+    lengths = phase_steps(trainer, 100)
+    with strategy.scope():
+        model = new_model(phased.case)
+        phases = Phases(trainer, model, blocks_of(model, BLOCKS), lengths)
+    first = next(batches(phased.case, shape, replicas))
+    signature = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in first.items()}
+    source = tf.data.Dataset.from_generator(lambda: batches(phased.case, shape, replicas), output_signature=signature)
+    source = source.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    iterator = iter(strategy.distribute_datasets_from_function(lambda _: source))
+    for number, length in enumerate(lengths):
+        with strategy.scope():
+            if number:
+                phases.go_on(number)
+            unroll = phased.case.batch_norm is BatchNormSync.synchronized
+            clipping = trainer.optimizer if phases.is_plain else OptimizerSpec()
+            micro_batches = phased.accumulation
+            step = TrainingStep(strategy, model, phases.optimizer, Objective(CLASSES), clipping, micro_batches, unroll)
+        step.run(iterator, tf.constant(length), tf.constant(0.0, tf.float64))
+        averaging(strategy, model)()
+    return model
+
+
+@functools.cache
+def begun(batch_norm: BatchNormSync | None) -> dict[str, np.ndarray]:
+    """The weights that every such training begins with."""
+    return {variable.path: variable.numpy() for variable in new_model(Case(batch_norm=batch_norm)).variables}
+
+
+def _has(model: keras.Model, name: str) -> bool:
+    return any(layer.name == name for layer in model.layers)

@@ -1,0 +1,44 @@
+"""One process of a group of replicas: every case of arithmetic.py and phased.py under one strategy.
+
+Writes the weights of each of the process's replicas to FOLDER. Names of cases behind the rest choose some.
+
+    python -m tests.trainer.replicas FOLDER mirrored 4
+    TF_CONFIG=... python -m tests.trainer.replicas FOLDER workers 2
+"""
+
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tests.trainer.arithmetic import by_convoy, cases_of, strategy_of, weights_of
+from tests.trainer.phased import PHASED, by_phases
+from trainer.batch_norm import batch_norms
+
+
+def main() -> None:
+    folder, kind, number = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    strategy = strategy_of(kind, number)
+    local = number if kind == "mirrored" else 1
+    rank = 0 if kind == "mirrored" else tf.distribute.cluster_resolver.TFConfigClusterResolver().task_id
+    found: list[dict[str, np.ndarray]] = [{} for _ in range(local)]
+
+    def keep(name: str, model: keras.Model) -> None:
+        for replica in range(local):
+            found[replica] |= {f"{name}:{path}": value for path, value in weights_of(model, replica).items()}
+
+    chosen = sys.argv[4:] or [*cases_of(number), *(PHASED if number == 2 else ())]
+    for name, case in ((name, case) for name, case in cases_of(number).items() if name in chosen):
+        model = by_convoy(case, strategy, rank * local, local)
+        assert len(batch_norms(model)) == (2 if case.batch_norm else 0)
+        keep(name, model)
+    for name, phased in ((name, phased) for name, phased in PHASED.items() if name in chosen):
+        keep(name, by_phases(phased, strategy, rank * local, local))
+    for replica in range(local):
+        np.savez(folder / f"{rank * local + replica}.npz", **found[replica])
+
+
+if __name__ == "__main__":
+    main()

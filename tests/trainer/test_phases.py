@@ -1,0 +1,45 @@
+"""Phases and groups: the same weights as plain Keras with `layer.trainable` set, on any number of replicas."""
+
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.trainer.arithmetic import weights_of
+from tests.trainer.phased import PHASED, begun, by_phases, by_plain_keras
+
+TOLERANCE = 1e-5
+GROUPS = (("mirrored", 2), ("workers", 2))
+
+
+@functools.cache
+def reference(name: str) -> dict[str, np.ndarray]:
+    return weights_of(by_plain_keras(PHASED[name]))
+
+
+def compare(name: str, found: dict[str, np.ndarray]) -> None:
+    expected, first = reference(name), begun(PHASED[name].case.batch_norm)
+    assert found.keys() == expected.keys()
+    for path, value in expected.items():
+        limit = TOLERANCE * np.abs(value).max()
+        difference = np.abs(found[path] - value).max()
+        assert difference <= limit, f"{path} differs by {difference:.2g}, more than {limit:.2g}"
+        if name == "frozen-body" and not path.startswith("logits"):
+            assert np.array_equal(found[path], first[path]), f"{path} is frozen, and moved"
+        else:
+            assert np.abs(value - first[path]).max() > 100 * limit, f"the reference did not move {path}"
+
+
+@pytest.mark.parametrize("name", PHASED)
+def test_one_replica_equals_plain_keras_layer_by_layer(name):
+    compare(name, weights_of(by_phases(PHASED[name], tf.distribute.get_strategy(), 0, 1)))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: f"{group[1]}-{group[0]}")
+def test_replicas_equal_plain_keras_layer_by_layer(group, groups):
+    for weights in groups[group]:
+        for name in PHASED:
+            marked = f"{name}:"
+            compare(name, {key.removeprefix(marked): value for key, value in weights.items() if key.startswith(marked)})

@@ -1,0 +1,20 @@
+"""Gradients cut down to size: by value, by the norm of each variable's, by the norm of all."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from conf.schema import OptimizerSpec
+
+
+def clipped(gradients: Sequence[tf.Tensor], spec: OptimizerSpec) -> list[tf.Tensor]:
+    """The gradients as `spec` lets them through; each limit that is given holds, one after the other."""
+    found = list(gradients)
+    if spec.clip_value is not None:
+        limit = spec.clip_value
+        found = [tf.clip_by_value(gradient, -limit, limit) for gradient in found]
+    if spec.clip_variable_norm is not None:
+        found = [tf.clip_by_norm(gradient, spec.clip_variable_norm) for gradient in found]
+    if spec.clip_norm is not None:
+        found, _ = tf.clip_by_global_norm(found, spec.clip_norm)
+    return list(found)
