@@ -89,7 +89,8 @@ def problems(trainer: TrainerSpec) -> list[Problem]:
 
 def described(trainer: TrainerSpec, phase: PhaseSpec) -> str:
     """A phase in a few words: what is trained, how long, by what."""
-    length = next((f"{getattr(phase, unit)} {unit}" for unit in LENGTHS if getattr(phase, unit)), "to the end")
+    given = ((getattr(phase, unit), unit) for unit in LENGTHS if getattr(phase, unit))
+    length = next((f"{count} {unit if count != 1 else unit[:-1]}" for count, unit in given), "to the end")
     spec = optimizer_of(trainer, phase)
     words = [part_in_words(phase.trainable), length, f"{spec.name} {spec.learning_rate:g}"]
     for group in groups_of(trainer, phase):

@@ -43,7 +43,7 @@ def test_a_phase_may_have_everything_of_its_own_and_survives_the_file():
     first = asked.trainer.phases[0]
     assert isinstance(first.groups[0], GroupSpec) and first.optimizer == OptimizerSpec(name="sgd", momentum=0.5)
     assert groups_of(asked.trainer, asked.trainer.phases[1]) == []
-    assert described(asked.trainer, first) == "conv2 and above, 1 epochs, sgd 0.001, head by adam 0.001, cosine"
+    assert described(asked.trainer, first) == "conv2 and above, 1 epoch, sgd 0.001, head by adam 0.001, cosine"
 
 
 @pytest.mark.parametrize("recipe", ["xception", "resnet50", "efficientnetb0", "mobilenetv2"])
