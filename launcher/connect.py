@@ -11,7 +11,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import ray
@@ -23,6 +23,7 @@ from launcher.child import ROOT
 from launcher.folders import abandoned, sign
 from launcher.gate import NoRay
 from launcher.placement import Host
+from launcher.ray_watch import RayWatch, servers_of
 
 logger = logging.getLogger(__name__)
 PREFIX = "convoy-ray-"
@@ -34,14 +35,18 @@ LOOK_S = 30.0
 
 
 @contextlib.contextmanager
-def own_ray(num_cpus: int, num_gpus: int) -> Iterator[None]:
-    """A Ray for this process alone: loopback, a token of its own, a private folder; nothing is left of it."""
+def own_ray(num_cpus: int, num_gpus: int, tell: Callable[[str], None]) -> Iterator[None]:
+    """A Ray for this process alone: loopback, a token of its own, a private folder; nothing is left of it.
+
+    `tell` hears from a thread, in one sentence, when one of its servers dies.
+    """
     sweep()
     folder = tempfile.mkdtemp(prefix=PREFIX)
     try:
         sign(folder)
         _start(folder, num_cpus, num_gpus)
-        yield
+        with RayWatch(servers_of(processes_of(folder)), tell):
+            yield
     finally:
         _stop(folder)
         shutil.rmtree(folder, ignore_errors=True)

@@ -47,7 +47,8 @@ class Drive:
             return Outcome("stopped", next_attempt(self.run_dir) - 1, step, reason, self.interrupts.exit_code)
 
     def _run(self) -> Outcome:
-        with swept(), self._own_standby() as standby, connected(self.job.cluster) as placement:
+        lost = self.interrupts.request
+        with swept(), self._own_standby() as standby, connected(self.job.cluster, lost) as placement:
             self.interrupts.arm()  # Ray sets handlers of its own
             job = resolved(self.job, placement)
             rules.check(job)

@@ -7,7 +7,7 @@ import contextlib
 import importlib
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from conf.errors import BadSpec
@@ -38,13 +38,16 @@ class NoRay(Exception):
 
 
 @contextlib.contextmanager
-def connected(cluster: ClusterSpec) -> Iterator[Placement]:
-    """Connect to Ray, our own or the one at `cluster.address`, and say where the workers go."""
+def connected(cluster: ClusterSpec, tell: Callable[[str], None] = lambda _: None) -> Iterator[Placement]:
+    """Connect to Ray, our own or the one at `cluster.address`, and say where the workers go.
+
+    `tell` hears, from a thread, when a server of our own Ray dies.
+    """
     placement = local_placement(cluster)
     if placement is not None:
         prepare_own_ray()
         with importlib.import_module("launcher.connect").own_ray(
-            ray_cpus(placement), placement.num_workers * placement.gpus
+            ray_cpus(placement), placement.num_workers * placement.gpus, tell
         ):
             yield placement
         return

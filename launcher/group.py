@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -159,6 +160,12 @@ class Group:
         calls = [self._agents[rank].close.remote() for rank in self._seen]
         if calls:
             ray.wait(calls, num_returns=len(calls), timeout=UPLOAD_S)
+        # In a thread: with Ray's head gone these calls would wait a minute for it, and then Ray ends this process.
+        giving_back = threading.Thread(target=self._give_back, name="give back", daemon=True)
+        giving_back.start()
+        giving_back.join(ANSWER_S)
+
+    def _give_back(self) -> None:
         for agent in self._agents:
             ray.kill(agent)
         self._seats.close()
