@@ -1,5 +1,6 @@
 """The gang: one agent a worker, placed by Ray. Start, poll, send, kill: always all of them together."""
 
+import contextlib
 import dataclasses
 import re
 import threading
@@ -9,7 +10,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
@@ -111,7 +112,11 @@ class Group:
         """Start one child with each of the first agents, as many as there are orders."""
         self._polls.clear()
         self._statuses.clear()
-        ray.get([agent.start.remote(order) for agent, order in zip(self._agents, orders, strict=False)])
+        calls = [agent.start.remote(order) for agent, order in zip(self._agents, orders, strict=False)]
+        done, _ = ray.wait(calls, num_returns=len(calls), timeout=ANSWER_S)
+        for call in done:
+            with contextlib.suppress(RayActorError):  # what became of an agent its polls will tell, or their silence
+                ray.get(call)
         self._polled = time.monotonic()
         for rank in range(len(orders)):
             self._statuses[rank] = WorkerStatus(rank, started=True)
