@@ -23,6 +23,7 @@ class Agent:
     def __init__(self, rank: int):
         self._rank = rank
         self._watch: Watch | None = None
+        self._earlier: list[Watch] = []  # whose logs may still be on their way
         self._host_standby: HostStandby | None = None
 
     def describe(self) -> AgentReport:
@@ -36,6 +37,7 @@ class Agent:
         """Begin to start a child. Returns at once; `poll` tells how it went."""
         if self._watch is not None:
             self._watch.kill()
+            self._earlier.append(self._watch)
         standby = order.standby
         if order.forked and standby is None:
             self._host_standby = self._host_standby or HostStandby(order.standby_key)
@@ -64,7 +66,8 @@ class Agent:
         """Kill the child, upload its log, and stop the host's standby server if this agent started it."""
         if self._watch:
             self._watch.kill()
-            self._watch.close()
+        for watch in [*self._earlier, *([self._watch] if self._watch else [])]:
+            watch.close()
         if self._host_standby:
             self._host_standby.close()
 

@@ -8,8 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from conf.exit_codes import BAD_SPEC, FAILED
@@ -17,6 +15,7 @@ from conf.files import dump_job
 from conf.schema import JobSpec
 from launcher.child import PROGRESS_FD, child_environ, die_with_parent
 from launcher.console import Console
+from storage.staging import Staging
 
 _TAIL = 20
 
@@ -31,8 +30,8 @@ class Failed(Exception):
 
 def run_errand(module: str, job: JobSpec, console: Console, phase: str) -> dict[str, Any]:
     """What the child found; Failed says why it found nothing. `phase` is what its progress is called."""
-    with tempfile.TemporaryDirectory(prefix="convoy-errand-") as folder:
-        path, log = Path(folder, "job.yaml"), Path(folder, "log")
+    with Staging() as folder:
+        path, log = folder / "job.yaml", folder / "log"
         path.write_text(dump_job(job))
         read_end, write_end = os.pipe()
         with log.open("wb") as file:

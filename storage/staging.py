@@ -1,4 +1,4 @@
-"""Folders of this machine for what is written here before it is uploaded. None outlives its process for long.
+"""Folders of this machine for what is needed here for a while. None outlives its process for long.
 
 A process holds a lock (flock) on each of its folders, and the lock ends with it, however it ends: what a killed one
 has left is removed by whoever next makes such a folder or calls `sweep`. Who ends by os._exit calls `close_all` first.
@@ -28,6 +28,12 @@ class Staging:
     def close(self) -> None:
         """Remove the folder with everything in it."""
         self._close()
+
+    def __enter__(self) -> Path:
+        return self.folder
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 _open: "weakref.WeakSet[Staging]" = weakref.WeakSet()

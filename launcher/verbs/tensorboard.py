@@ -4,8 +4,6 @@ Far runs are brought here first and kept up to date; Ctrl-C ends all of it.
 """
 
 import logging
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,15 +14,14 @@ from conf.schema import JobSpec
 from launcher.board import Board, NoBoard, board
 from launcher.compose import Asked
 from launcher.console import Console, refuse, show
-from launcher.folders import abandoned, sign
 from launcher.interrupts import interrupts
 from launcher.mirror import Mirror, run_ids
 from launcher.saved import existing_run
 from storage.run_dir import TENSORBOARD
+from storage.staging import Staging
 from storage.store import StoreError, open_store
 
 logger = logging.getLogger(__name__)
-PREFIX = "convoy-tensorboard-"
 PULL_S = 5.0
 LOOK_S = 0.5
 
@@ -36,17 +33,11 @@ def run(asked: Asked) -> int:
     if job.dry_run:
         show(f"would show the curves of {_what(job)}")
         return 0
-    for folder in abandoned(PREFIX):
-        shutil.rmtree(folder, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    with interrupts():
+    with interrupts(), Staging() as folder:
         try:
-            sign(folder)
             return _show(job, folder)
         except KeyboardInterrupt:
             return 0  # how it is meant to end
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _show(job: JobSpec, folder: Path) -> int:
