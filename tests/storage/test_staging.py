@@ -1,5 +1,6 @@
 """Folders on the way to a far store: each with its process, and gone with it however that ends."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -82,6 +83,22 @@ def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
     monkeypatch.setattr(tempfile, "mkdtemp", unlucky)
     own = Staging()
     assert len(made) == 2 and os.listdir(temporary) == [own.folder.name]
+
+
+def test_a_folder_that_is_swept_while_it_is_locked_is_made_again(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, locked = fcntl.flock, []
+
+    def unlucky(file: int, operation: int) -> None:
+        locked.append(os.readlink(f"/proc/self/fd/{file}"))
+        if len(locked) == 1:
+            os.rmdir(locked[0])
+        real(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", unlucky)
+    own = Staging()
+    assert own.folder.is_dir() and len(locked) == 2
 
 
 def test_a_run_directory_leaves_nothing_here(gcs_url: str, gcs_server: str, temporary: Path, monkeypatch) -> None:
