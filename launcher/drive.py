@@ -37,9 +37,10 @@ class Drive:
     def run(self) -> Outcome:
         """Everything from the first process to the last; the outcome of what was asked for."""
         age_s = round(process_age_s(), 3)
-        Journal(self.run_dir).event("command", next_attempt(self.run_dir) - 1, job=self.job.job.name, age_s=age_s)
         try:
-            return self._run()
+            with Journal(self.run_dir) as journal:
+                journal.event("command", next_attempt(self.run_dir) - 1, job=self.job.job.name, age_s=age_s)
+                return self._run()
         except (KeyboardInterrupt, SystemExit):  # while Ray starts, its own handler of SIGTERM exits
             self.interrupts.request("SIGTERM")
             reason = f"{self.interrupts.reason}: stopped before the workers were started"

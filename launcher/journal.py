@@ -3,6 +3,8 @@
 import logging
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 from launcher.goodput import goodput
@@ -17,12 +19,28 @@ LOOK_EVERY_S = 1.0
 SPENT_EVERY_S = 60.0
 
 
+#: Writes to far stores, in order, whichever journal they come from: a bucket that does not answer must not keep the
+#: driver from watching its workers.
+_aside = ThreadPoolExecutor(1, thread_name_prefix="journal")
+
+
 class Journal:
-    """Events and outcome of one run. A store that fails for a moment does not end a training."""
+    """Events and outcome of one run. A store that fails for a moment does not end a training.
+
+    As a context manager it sees that everything is written when the block is left.
+    """
 
     def __init__(self, run_dir: RunDir):
         self._run_dir = run_dir
+        self._is_near = run_dir.store.local_path(OUTCOME) is not None
         self._looked = 0.0
+        self._look: Future[bool] | None = None
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.settle()
 
     def event(self, kind: str, attempt: int, rank: int | None = None, /, **details: Any) -> None:
         """Something that the driver did or saw."""
@@ -37,9 +55,16 @@ class Journal:
         """How the job ended."""
         self._run_dir.write_json(OUTCOME, {"state": state, "attempts": attempts, "step": step, "reason": reason})
         self._append({"kind": state, "attempt": attempts, "rank": None, "details": {"step": step, "reason": reason}})
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until everything that was told is written, or was found not to be writable."""
+        if not self._is_near:
+            _aside.submit(int).result()
 
     def goodput(self) -> None:
         """What became of the run's time, as far as its events tell."""
+        self.settle()
         try:
             self._run_dir.write_json(GOODPUT, goodput(self._run_dir.events()).to_json())
         except StoreError as error:
@@ -48,9 +73,20 @@ class Journal:
     def stop_requested(self) -> bool:
         """Whether `job=stop` left its request. Looks about once a second, and takes the request away."""
         now = time.monotonic()
+        if self._look is not None:
+            if not self._look.done():
+                return False
+            found, self._look = self._look.result(), None
+            return found
         if now - self._looked < LOOK_EVERY_S:
             return False
         self._looked = now
+        if self._is_near:
+            return self._take_stop_request()
+        self._look = _aside.submit(self._take_stop_request)
+        return False
+
+    def _take_stop_request(self) -> bool:
         try:
             if self._run_dir.store.exists(STOP_REQUEST):
                 self._run_dir.store.delete(STOP_REQUEST)
@@ -68,6 +104,13 @@ class Journal:
         return f"{self._run_dir.url}/{attempt_job_name(attempt).rpartition('/')[0]}"
 
     def _append(self, event: dict[str, Any]) -> None:
+        event = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **event}
+        if self._is_near:
+            self._write(event)
+        else:
+            _aside.submit(self._write, event)
+
+    def _write(self, event: dict[str, Any]) -> None:
         try:
             self._run_dir.append_event(event)
         except StoreError as error:

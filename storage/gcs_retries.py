@@ -25,7 +25,7 @@ from storage.store import NotStored, StoreError
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
-TRIES = 6
+TRIES = 8  # over about half a minute
 BACK_OFF_S = 0.5  # before the second try; doubles with every further one
 LONGEST_WAIT_S = 16.0
 TIMEOUT_S = (10.0, 60.0)  # to connect, without a byte

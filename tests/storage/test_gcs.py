@@ -78,7 +78,9 @@ def test_chunks_are_made_once_whatever_happens_to_their_upload(
 def test_an_upload_session_that_is_lost_every_time_ends_with_a_sentence(proxy: FaultProxy, gcs_url: str) -> None:
     """A lost session costs a try of the file's budget, in which each try begins a new session."""
     proxy.faults = [Fault("status", "PUT", status=404, uses=-1)]
-    with pytest.raises(StoreError, match=rf"{gcs_url}/x: cannot write - the service lost the upload 6 times") as caught:
+    with pytest.raises(
+        StoreError, match=rf"{gcs_url}/x: cannot write - the service lost the upload {gcs_retries.TRIES} times"
+    ) as caught:
         open_store(gcs_url).put("x", LARGE)
     assert not isinstance(caught.value, NotStored)
     assert sum("POST" in seen and "uploadType=resumable" in seen for seen in proxy.seen) == gcs_retries.TRIES

@@ -1,21 +1,19 @@
 """Curves in a far store: one curve whatever dies, and each byte sent once."""
 
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-from conf.schema import JobSpec
 from launcher.mirror import Mirror
 from storage import gcs_retries
 from storage.run_dir import RunDir
 from storage.store import Store, StoreError, open_store
 from tests.storage.conftest import gcs_server, gcs_url, proxy  # noqa: F401
 from tests.storage.fault_proxy import Fault, FaultProxy
-from trainer import far_events
-from trainer.actions import Saving
+from trainer import actions, far_events
 from trainer.checkpoints import CheckpointWriter, list_checkpoints
 from trainer.curves import Curves
 from trainer.far_events import FarEvents
@@ -122,14 +120,21 @@ def test_a_store_that_is_away_for_a_while_loses_no_point(store: Store, proxy: Fa
     assert points(store, tmp_path) == [(step, float(step)) for step in range(1, 3 * SAVE_EVERY + 1)]
 
 
-def test_no_checkpoint_is_there_before_the_curves_it_remembers(store: Store, proxy: FaultProxy) -> None:  # noqa: F811
-    """The action that saves, with a writer and curves of its own: what it cannot send keeps it from saving."""
+def test_no_checkpoint_is_there_before_the_curves_it_remembers(
+    store: Store,
+    proxy: FaultProxy,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The action that saves, with a real writer and real curves: what it cannot send keeps it from saving."""
+    session = MagicMock()  # what is saved does not matter here
+    session.state.snapshot.return_value = {"model/kernel": np.zeros(3, np.float32)}
+    monkeypatch.setattr(actions, "saved_state", lambda *_: {})
     curves, run = Curves(FarEvents(store, FOLDER), 0), RunDir(store.url, "x")
     writer = CheckpointWriter(run, attempt=1)
     for step in (10, 20):
         curves.scalars(step, {"loss": float(step)})
-        proxy.seen, proxy.faults = [], [Fault("status", "POST", "upload", uses=gcs_retries.TRIES if step == 10 else 0)]
-        saving = Saving(FakeSession(), writer, [curves])
+        proxy.faults = [Fault("status", "POST", "upload", uses=gcs_retries.TRIES)] if step == 10 else []
+        saving = actions.Saving(session, writer, [curves])
         saving(Progress(100, 10, step=step))
         if step == 10:
             with pytest.raises(StoreError, match=FOLDER):
@@ -138,17 +143,3 @@ def test_no_checkpoint_is_there_before_the_curves_it_remembers(store: Store, pro
     writer.close()
     assert len(list(run.store.list(f"{FOLDER.removeprefix('x/')}/"))) == 2
     assert [status.step for status in list_checkpoints(run)] == [20]
-
-
-class FakeSession:
-    """As much of a session as it takes to save."""
-
-    job = JobSpec()
-    lanes = 1
-
-    def __init__(self) -> None:
-        self.shape, self.manifest = SimpleNamespace(global_batch_size=1), SimpleNamespace(digest="")
-        self.state = SimpleNamespace(snapshot=lambda: {"model/kernel": np.zeros(3, np.float32)})
-
-    def average_batch_norm(self) -> None:
-        """There is none."""

@@ -1,0 +1,49 @@
+"""What the driver tells of a run in a bucket: in order, and without waiting for it."""
+
+import time
+
+from launcher.journal import STOP_REQUEST, Journal
+from storage.run_dir import RunDir
+from tests.storage.conftest import gcs_server, gcs_url, proxy  # noqa: F401
+from tests.storage.fault_proxy import Fault, FaultProxy
+
+
+def test_a_bucket_that_does_not_answer_does_not_hold_up_the_driver(proxy: FaultProxy, gcs_url: str) -> None:  # noqa: F811
+    run = RunDir(gcs_url, "x")
+    one, other = Journal(run), Journal(run)
+    proxy.faults = [Fault("stall", "POST", "upload")]
+    try:
+        for number in range(6):
+            (one if number % 2 else other).event("told", 1, None, number=number)
+        assert not one.stop_requested()
+        # None of these waited for the bucket, which has not answered the first of them yet.
+        assert len(list(run.events())) <= 1
+    finally:
+        proxy.released.set()
+    one.settle()
+    assert [event["details"]["number"] for event in run.events()] == list(range(6))
+    times = [event["time"] for event in run.events()]
+    assert times == sorted(times)
+
+
+def test_a_stop_request_in_a_bucket_is_seen_and_taken_away_once(proxy: FaultProxy, gcs_url: str) -> None:  # noqa: F811
+    run = RunDir(gcs_url, "x")
+    journal = Journal(run)
+    run.write_json(STOP_REQUEST, {})
+    deadline = time.monotonic() + 30
+    while not journal.stop_requested():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not run.store.exists(STOP_REQUEST) and not journal.stop_requested()
+    run.write_json(STOP_REQUEST, {})
+    journal.forget_stop()
+    assert not run.store.exists(STOP_REQUEST)
+
+
+def test_the_outcome_is_the_last_that_is_told(proxy: FaultProxy, gcs_url: str) -> None:  # noqa: F811
+    run = RunDir(gcs_url, "x")
+    journal = Journal(run)
+    proxy.faults = [Fault("status", "POST", "upload", uses=3)]
+    journal.event("attempt_ended", 1, None)
+    journal.outcome("succeeded", 1, 10, "done")
+    assert [event["kind"] for event in run.events()] == ["attempt_ended", "succeeded"]
