@@ -6,7 +6,7 @@ import shutil
 import sys
 from typing import Any
 
-from conf.schema import JobSpec, StorageSpec, StoreKind
+from conf.schema import JobSpec, StorageSpec
 from launcher.console import failure
 from launcher.controller import Outcome
 from storage.run_dir import METRICS, SAVED_MODEL, RunDir, log_name
@@ -77,7 +77,7 @@ def _next(job: JobSpec) -> list[str]:
 
 
 def _curves(job: JobSpec) -> str:
-    if job.storage.kind is not StoreKind.local:
+    if "://" in job.storage.root:
         return command(job, "job=tensorboard")
     return f"{tool('tensorboard')} --logdir {shlex.quote(job.storage.root)}"
 

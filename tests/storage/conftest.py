@@ -2,11 +2,13 @@
 
 import importlib
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import storage
 from storage.store import Store, open_store
 from tests.storage.fault_proxy import Fault, FaultProxy, running_proxy
 from tests.storage.gcs_server import BUCKET, running_gcs_server
@@ -44,11 +46,15 @@ def gcs_url() -> str:
     return f"gs://{BUCKET}/{secrets.token_hex(8)}"
 
 
-@pytest.fixture(params=["local", "gcs", "gcs with faults"])
+@pytest.fixture(params=["local", "third", "gcs", "gcs with faults"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, gcs_url: str, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """An empty store of every kind."""
+    """An empty store of every kind; the third is the file `shelf.py` beside this one, found by its name."""
     if request.param == "local":
         return open_store(str(tmp_path / "store"))
+    if request.param == "third":
+        monkeypatch.setattr(storage, "__path__", [*storage.__path__, str(Path(__file__).parent)])
+        monkeypatch.delitem(sys.modules, "storage.shelf", raising=False)
+        return open_store(f"shelf://{tmp_path}/store")
     if request.param == "gcs":
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", request.getfixturevalue("gcs_server"))
     else:
