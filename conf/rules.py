@@ -209,6 +209,7 @@ def _shares(job: JobSpec) -> list[Problem]:
         "trainer.label_smoothing": (job.trainer.label_smoothing, 1.0),
         "trainer.model.dropout": (job.trainer.model.dropout, 1.0),
         "trainer.model.stochastic_depth": (job.trainer.model.stochastic_depth, 1.0),
+        "trainer.model.batch_norm_momentum": (job.trainer.model.batch_norm_momentum or 0.0, 1.0),
     }
     for name, (value, limit) in ranges.items():
         if not 0 <= value < limit:

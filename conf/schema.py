@@ -221,6 +221,7 @@ class ModelSpec:
     min_image_size: int | None = None  # default: the family's
     pixels: Pixels = Pixels.own  # how pixels are normalised, as first layers of the model
     batch_norm: BatchNormSync = BatchNormSync.average
+    batch_norm_momentum: float | None = None  # of moving statistics, per step; null: the family's own, 0.99 or 0.999
     options: dict[str, Any] = field(default_factory=dict)  # what this family alone understands
 
 

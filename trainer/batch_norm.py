@@ -24,6 +24,12 @@ def synchronize(model: keras.Model) -> None:
         layer.synchronized = True
 
 
+def set_momentum(model: keras.Model, momentum: float) -> None:
+    """Let the moving statistics of every BatchNorm be momentum * themselves + (1 - momentum) * the batch's, a step."""
+    for layer in batch_norms(model):
+        layer.momentum = momentum
+
+
 def averaging(strategy: tf.distribute.Strategy, model: keras.Model) -> Callable[[], None]:
     """A function that gives every replica the mean of all replicas' moving statistics. Every worker has to call it.
 

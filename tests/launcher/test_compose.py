@@ -2,7 +2,9 @@
 
 import pytest
 
+from conf import rules
 from conf.errors import BadSpec
+from conf.phases import phases_of
 from conf.schema import Accelerator, JobSpec, Verb
 from launcher.compose import compose, known_keys, touched_parts
 
@@ -113,3 +115,12 @@ def test_an_experiment_touches_everything():
 
 def test_every_key_of_the_schema_is_known():
     assert {"run_id", "data.split.train", "trainer.model.dropout", "cluster.max_restarts"} <= set(known_keys())
+
+
+def test_transfer_learning_is_a_job_that_can_be_done():
+    job = compose(["experiment=transfer_cifar", "data.path=x", "trainer.model.weights=imagenet"]).job
+    rules.check(job)
+    assert (job.trainer.model.name, job.data.name, job.data.examples_per_class) == ("mobilenetv2", "folder", 100)
+    phases = [(phase.trainable, phase.epochs) for phase in phases_of(job.trainer)]
+    assert phases == [("head", 6), ("block_13", 10)]
+    assert compose(["experiment=transfer_cifar", "trainer.epochs=8"]).job.trainer.epochs == 8

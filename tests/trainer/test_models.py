@@ -186,3 +186,14 @@ def test_the_convnet_is_that_of_the_textbooks():
     assert model.count_params() == 93_322
     widths = [layer.filters for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
     assert widths == [32, 64, 64]
+
+
+def test_moving_statistics_move_as_fast_as_was_asked():
+    with shapes_only():
+        model = build_model(ModelSpec(name="mobilenetv2", batch_norm_momentum=0.9), (32, 32, 3), 4)
+    assert {layer.momentum for layer in batch_norms(model)} == {0.9}
+    model = build_model(ModelSpec(batch_norm_momentum=0.75, options={"batch_norm": True}), (16, 16, 3), 4)
+    pixels = np.random.default_rng(0).uniform(0, 255, (8, 16, 16, 3)).astype(np.float32)
+    seen = keras.Model(model.input, model.get_layer("norm1").input)(pixels).numpy()
+    model(pixels, training=True)
+    np.testing.assert_allclose(model.get_layer("norm1").moving_mean, 0.25 * seen.mean((0, 1, 2)), rtol=1e-3, atol=1e-6)

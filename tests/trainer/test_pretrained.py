@@ -3,6 +3,7 @@
 import functools
 import http.server
 import json
+import os
 import threading
 import zipfile
 from pathlib import Path
@@ -214,6 +215,23 @@ def test_an_efficientnet_normalises_as_its_weights_were_trained(tmp_path, monkey
     own.get_layer(index=2).finalize_state()
     np.testing.assert_allclose(features(plain), own(photographs()), rtol=1e-3, atol=1e-4)
     assert np.abs(features(plain) - wanted).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "xception"])
+def test_real_weights_give_keras_features_of_photographs(name, repository):
+    folder = Path(os.environ.get("CONVOY_TEST_WEIGHTS") or repository.parent / "shared" / "weights")
+    path = folder / f"{name}_notop.weights.h5"
+    if not path.is_file():
+        pytest.skip(f"there is no {path.name} in {folder} (CONVOY_TEST_WEIGHTS names another folder)")
+    images = np.stack([image[:96, 200:296] for image in load_sample_images().images]).astype(np.float32)
+    theirs = backbone_of(name)(weights=str(path), include_top=False, pooling="avg")
+    wanted = theirs(images / 127.5 - 1).numpy()
+    asked = ModelSpec(name=name, weights=str(path))
+    model = build_model(asked, (96, 96, 3), 10)
+    report = pretrained.load(model, asked, Heard())
+    found = keras.Model(model.input, model.get_layer("logits").input)(images)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    assert np.abs(wanted[0] - wanted[1]).max() > 0.5 and report.missing == ["logits/kernel", "logits/bias"]
 
 
 def refusal(weights: str) -> str:

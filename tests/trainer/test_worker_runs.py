@@ -1,6 +1,7 @@
 """Whole runs of one worker without Ray: what precision does, what the number of cores must not do, what is left."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 STEPS = 60
 
 
-def job(root: Path, run_id: str, **trainer: Any) -> JobSpec:
-    model = ModelSpec(dropout=0.25)
+def job(root: Path, run_id: str, weights: str = "none", **trainer: Any) -> JobSpec:
+    model = ModelSpec(dropout=0.25, weights=weights)
     settings = {"steps": STEPS, "checkpoint_every_steps": 20, "export_at_end": False} | trainer
     data = DataSpec(out=str(root / "data"), channels=1)
     return JobSpec(
@@ -89,3 +90,17 @@ def test_a_run_that_goes_on_with_other_cores_ends_with_the_same_bits(root, calm)
     found = run(job(root, "moved"), cores={min(os.sched_getaffinity(0))})
     assert found.keys() == calm.keys()
     assert [name for name in calm if not np.array_equal(found[name], calm[name])] == []
+
+
+def test_a_run_begins_with_the_weights_of_another_and_goes_on_without_them(root, calm):
+    given, step = root / "given", root / "given" / "checkpoints" / "step_00000007"
+    shutil.copytree(root / "runs" / "calm" / "checkpoints" / f"step_{STEPS:08d}", step)
+    manifest = step / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(f'"step": {STEPS}', '"step": 7'))
+    tuned = {"weights": str(given), "steps": 20, "checkpoint_every_steps": 10}
+    whole = run(job(root, "tuned", **tuned))
+    assert accuracy(job(root, "tuned")) > 0.85  # without them, less than 0.75
+    run(job(root, "tuned-in-two", **tuned | {"steps": 10}))
+    shutil.rmtree(given)
+    found = run(job(root, "tuned-in-two", **tuned))
+    assert [name for name in whole if not np.array_equal(found[name], whole[name])] == []

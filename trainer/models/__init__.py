@@ -38,6 +38,8 @@ def build_model(spec: ModelSpec, shape: tuple[int, int, int], num_classes: int) 
     model = build(shape, num_classes, spec, **spec.options)
     if spec.batch_norm is BatchNormSync.synchronized:
         batch_norm.synchronize(model)
+    if spec.batch_norm_momentum is not None:
+        batch_norm.set_momentum(model, spec.batch_norm_momentum)
     return model
 
 
