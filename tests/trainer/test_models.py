@@ -131,7 +131,7 @@ def check_pixels(name: str) -> None:
     preprocess = importlib.import_module(backbone_of(name).__module__).preprocess_input
     with shapes_only():
         own = before_convolution(build_model(ModelSpec(name=name), (side, side, 3), 5))
-        theirs = before_convolution(of_keras(name, include_top=False))
+        theirs = before_convolution(of_keras(name, include_top=False, input_shape=(side, side, 3)))
     assert not own.trainable_variables
     own, theirs = own(image), theirs(preprocess(image.copy()))
     np.testing.assert_allclose(own, theirs, atol=1e-4)

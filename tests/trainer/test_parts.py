@@ -137,6 +137,19 @@ def test_a_snapshot_does_not_change_while_training_goes_on():
     assert all(np.array_equal(variable.numpy(), before[name]) for name, variable in state.variables().items())
 
 
+def test_a_layer_that_keeps_constants_sees_what_was_restored():
+    pixels = keras.Input((2, 2, 3))
+    normalised = keras.layers.Normalization(name="normalization")(pixels)
+    model = keras.Model(pixels, keras.layers.GlobalAveragePooling2D()(normalised))
+    optimizer = make_optimizer(TrainerSpec(), 10)
+    optimizer.build(model.trainable_variables)
+    state = TrainingState(model, optimizer, None)
+    stored = {name: variable.numpy() for name, variable in state.variables().items()}
+    stored |= {"model/normalization/mean": np.float32([1, 2, 3]), "model/normalization/variance": np.float32([4, 4, 9])}
+    state.restore(stored, "step 1")
+    np.testing.assert_allclose(model(np.full((1, 2, 2, 3), 5.0))[0], [2, 1.5, 2 / 3], rtol=1e-5)
+
+
 def test_a_checkpoint_of_another_model_is_refused_with_names_and_shapes():
     model = new_model(Case())
     optimizer = make_optimizer(TrainerSpec(), 10)
