@@ -30,6 +30,7 @@ from benchmarks.peers import loaders, tf_data
 from benchmarks.photographs import write_photographs
 from benchmarks.report import REPOSITORY, Figures, Goal, interleave, save, show
 from conf.schema import AugmentSpec, DataSpec
+from data_pipeline.allocator import keep_freed_memory
 from data_pipeline.manifest import load_manifest
 from data_pipeline.order import BatchShape
 from data_pipeline.pipeline import training_dataset
@@ -49,7 +50,8 @@ GOALS = [
 
 
 def convoy(kind: str, folder: Path, size: int) -> Iterator[dict[str, tf.Tensor]]:
-    """Our side, from one of the sets that Convoy prepared."""
+    """Our side, from one of the sets that Convoy prepared, in a process that is set up as a worker is."""
+    keep_freed_memory()
     data = DataSpec(augment=AugmentSpec(flip=True, crop_min_area=0.08))
     return iter(training_dataset(load_manifest(f"{folder}/{kind}"), data, 0, BatchShape(BATCH), range(1), size))
 

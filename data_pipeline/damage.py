@@ -8,12 +8,13 @@ read last, the record that does not decode is looked for when the job has failed
 import weakref
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from conf.schema import Encoding
-from data_pipeline.images import decode, parse
+from data_pipeline.images import Stored, decode, image_of, parse
 from data_pipeline.reader import PLACEHOLDER, RecordReader
 from data_pipeline.records import CorruptRecord
 from data_pipeline.records import decode as decode_record
@@ -24,29 +25,31 @@ do_not_convert = tf.autograph.experimental.do_not_convert
 _watched: "weakref.WeakSet[RecordReader]" = weakref.WeakSet()
 
 
-def parsed(reader: RecordReader, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """(the stored image, label, weight) of a serialized Example; fails where the label is none of the classes."""
-    image, label, weight = parse(record, reader.encoding)
-    tf.debugging.Assert((label >= 0) & (label < reader.num_classes), ["there is no class", label])
-    return image, label, weight
+def parsed(reader: RecordReader, records: tf.Tensor) -> Stored:
+    """What serialized Examples hold; fails where a label is none of the classes."""
+    stored = parse(records)
+    tf.debugging.Assert(tf.reduce_all((stored.label >= 0) & (stored.label < reader.num_classes)), ["there is no class"])
+    return stored
 
 
-def guarded(one: Callable[[Element], Element], reader: RecordReader) -> Callable[[Element], Element]:
+def watch(reader: RecordReader) -> None:
+    """Let `named` look through what this reader read last."""
+    _watched.add(reader)
+
+
+def guarded(one: Callable[[Element], Any], reader: RecordReader) -> Callable[[Element], Any]:
     """`one`, which makes an example out of {"record", "example", ...}, for records that may be no examples.
 
-    Those that fail are skipped within the reader's budget; without a budget they can be named afterwards.
+    Those that fail are skipped within the reader's budget.
     """
-    if not reader.max_corrupt:
-        _watched.add(reader)
-        return one
 
     @do_not_convert
-    def instead(example: Element) -> Element:
+    def instead(example: Element) -> Any:
         (record,) = tf.numpy_function(partial(_skip, reader), [example["example"], example["record"]], [tf.string])
         return one(example | {"record": tf.ensure_shape(record, [])})
 
     @do_not_convert
-    def tried(example: Element) -> Element:
+    def tried(example: Element) -> Any:
         itself = tf.data.Dataset.from_tensors(example)
         # The second is made only where the first has failed.
         return itself.map(one).ignore_errors().concatenate(itself.map(instead)).take(1).get_single_element()
@@ -76,10 +79,12 @@ def fault_of(record: bytes, reader: RecordReader) -> str | None:
     if why is not None:
         return why
     try:
-        decode(parse(tf.constant(record), reader.encoding)[0], 0)
+        stored = parse(tf.constant(record))
+        height, width = decode(image_of(stored, reader.encoding), 0).shape[:2]
     except tf.errors.OpError:
         return _undecodable(reader)
-    return None
+    said = int(stored.height), int(stored.width)
+    return None if said == (height, width) else f"its image is {height} x {width}, and it says {said[0]} x {said[1]}"
 
 
 def _skip(reader: RecordReader, example: np.int64, record: bytes) -> bytes:

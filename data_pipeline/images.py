@@ -1,8 +1,10 @@
 """Stored images to pixels 0..255, and which size they get.
 
-What `decode`, `decode_crop` and `shape_of` take is what `parse` found: the bytes of a file, or pixels of a set that
+What `decode` and `decode_crop` take is what `parse` and `image_of` found: the bytes of a file, or pixels of a set that
 stores those.
 """
+
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -41,33 +43,45 @@ def resolve_image_size(data: DataSpec, model: ModelSpec, manifest: Manifest) -> 
     return max(smallest, stored)
 
 
-def parse(record: tf.Tensor, encoding: Encoding = Encoding.files) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """One serialized Example to (the stored image, label, weight)."""
+class Stored(NamedTuple):
+    """What is stored of an example, or, with one dimension more, of some."""
+
+    encoded: tf.Tensor  # string: the bytes of a file, or pixels
+    label: tf.Tensor  # int32
+    weight: tf.Tensor  # float32
+    height: tf.Tensor  # int64, as for width: of the image
+    width: tf.Tensor
+    has_pixels: tf.Tensor  # bool: whether `encoded` is pixels
+
+
+def parse(records: tf.Tensor) -> Stored:
+    """Serialized Examples, of any shape, to what they hold: the same shape. Many at once cost much less than each."""
     features = {
         ENCODED: tf.io.FixedLenFeature([], tf.string),
         LABEL: tf.io.FixedLenFeature([], tf.int64),
         WEIGHT: tf.io.FixedLenFeature([], tf.float32, 1.0),
+        HEIGHT: tf.io.FixedLenFeature([], tf.int64),
+        WIDTH: tf.io.FixedLenFeature([], tf.int64),
+        FORMAT: tf.io.FixedLenFeature([], tf.string),
     }
-    if encoding is Encoding.pixels:
-        features |= {
-            HEIGHT: tf.io.FixedLenFeature([], tf.int64),
-            WIDTH: tf.io.FixedLenFeature([], tf.int64),
-            FORMAT: tf.io.FixedLenFeature([], tf.string),
-        }
-    parsed = tf.io.parse_example(record, features)
-    image = _pixels(parsed) if encoding is Encoding.pixels else parsed[ENCODED]
-    return image, tf.cast(parsed[LABEL], tf.int32), parsed[WEIGHT]
+    found = tf.io.parse_example(records, features)
+    label, has_pixels = tf.cast(found[LABEL], tf.int32), found[FORMAT] == RAW
+    return Stored(found[ENCODED], label, found[WEIGHT], found[HEIGHT], found[WIDTH], has_pixels)
 
 
-def _pixels(parsed: dict[str, tf.Tensor]) -> tf.Tensor:
-    """The stored pixels, uint8 [height, width, channels]; black for what takes the place of a corrupt record."""
-    height, width = parsed[HEIGHT], parsed[WIDTH]
+def image_of(stored: Stored, encoding: Encoding) -> tf.Tensor:
+    """What `decode` and `decode_crop` take, of one example: the bytes of a file, or uint8 [height, width, channels].
+
+    Where a set stores pixels, what takes the place of a corrupt record is black.
+    """
+    if encoding is Encoding.files:
+        return stored.encoded
     pixels = tf.cond(
-        parsed[FORMAT] == RAW,
-        lambda: tf.io.decode_raw(parsed[ENCODED], tf.uint8),
-        lambda: tf.zeros([height * width], tf.uint8),
+        stored.has_pixels,
+        lambda: tf.io.decode_raw(stored.encoded, tf.uint8),
+        lambda: tf.zeros([stored.height * stored.width], tf.uint8),
     )
-    return tf.reshape(pixels, [height, width, -1])
+    return tf.reshape(pixels, [stored.height, stored.width, -1])
 
 
 def decode(encoded: tf.Tensor, channels: int) -> tf.Tensor:
@@ -108,17 +122,6 @@ def _with_channels(pixels: tf.Tensor, channels: int) -> tf.Tensor:
 
     found = tf.cond(stored == channels, lambda: pixels, changed)
     return tf.ensure_shape(found, [None, None, channels])
-
-
-def shape_of(encoded: tf.Tensor) -> tf.Tensor:
-    """Height and width; read from a JPEG's header alone."""
-    if encoded.dtype == tf.uint8:
-        return tf.shape(encoded)[:2]
-    return tf.cond(
-        tf.io.is_jpeg(encoded),
-        lambda: tf.io.extract_jpeg_shape(encoded)[:2],
-        lambda: tf.shape(decode(encoded, 0))[:2],
-    )
 
 
 def resize(image: tf.Tensor, side: int) -> tf.Tensor:

@@ -23,17 +23,14 @@ import tensorflow as tf
 from conf.augment_rules import mixes
 from conf.errors import BadSpec
 from conf.schema import AugmentSpec, DataSpec, Order
-from data_pipeline.augment import augment_batch, augment_image
-from data_pipeline.augment.columns import is_active, num_draws
-from data_pipeline.augment.crop import crop_window
-from data_pipeline.augment.mix import mix_neighbours
+from data_pipeline.augment.columns import num_draws
 from data_pipeline.batches import BatchOrder, ChosenOrder, EvaluationOrder, TrainingOrder
-from data_pipeline.damage import guarded, parsed
-from data_pipeline.images import decode, decode_crop, resize, shape_of
+from data_pipeline.kept import gathered, pixel_type
 from data_pipeline.manifest import Manifest
 from data_pipeline.order import BatchShape, Blocks, steps_per_epoch
 from data_pipeline.oversampling import Oversampling
-from data_pipeline.reader import PLACEHOLDER, RecordReader, Skipped, open_split
+from data_pipeline.reader import RecordReader, Skipped, open_split
+from data_pipeline.streamed import streamed
 
 Element = dict[str, tf.Tensor]
 #: Nothing here has Python branches for AutoGraph to convert, and looking for them takes most of a second.
@@ -41,8 +38,6 @@ do_not_convert = tf.autograph.experimental.do_not_convert
 
 _ORDERED_AT_ONCE = 8192  # examples
 _STEPS_AT_ONCE = 64
-_READS_AT_ONCE = 2
-_LOADED_AT_ONCE = 512
 _PREFETCH_BYTES = 128 << 20
 _MOST_PREFETCHED = 16
 
@@ -106,7 +101,7 @@ def chosen_dataset(
 
 def decoded_bytes(num_examples: int, manifest: Manifest, data: DataSpec, image_size: int) -> int:
     """What so many decoded images of a set take in memory."""
-    return int(num_examples * image_size**2 * data.channels * _loaded_type(manifest, image_size).size)
+    return int(num_examples * image_size**2 * data.channels * pixel_type(manifest, image_size).size)
 
 
 def is_kept_in_memory(
@@ -162,11 +157,12 @@ def _dataset(
     with tf.device("CPU:0"):
         batches = _ordered(order, start_step)
         if is_kept_in_memory(reader.num_examples, manifest, data, augment, image_size):
-            elements = _gathered(batches, reader, data, augment, image_size, _loaded_type(manifest, image_size))
+            kept_as = pixel_type(manifest, image_size)
+            elements = gathered(batches, reader, data, augment, image_size, kept_as, _options())
         else:
             if isinstance(order, TrainingOrder) and order.blocks:
                 reader.follow(partial(order.groups_from, start_step))
-            elements = _streamed(batches, reader, data, augment, image_size)
+            elements = streamed(batches, reader, data, augment, image_size)
         return elements.prefetch(_prefetched(order, data, image_size)).with_options(_options())
 
 
@@ -208,115 +204,3 @@ def _call_order(order: BatchOrder, at_once: int, first: np.int64) -> tuple[np.nd
     batches = order.batches(int(first), at_once)
     # TensorFlow crashes on an array of no bytes that comes from Python; nobody looks at a draw too many.
     return batches if order.num_draws else batches._replace(draws=batches.mask[..., None])
-
-
-def _loaded_type(manifest: Manifest, image_size: int) -> tf.DType:
-    """How pixels are kept in memory: as they were stored, or computed where they change their size."""
-    images = manifest.images
-    return tf.uint8 if images.uniform and images.min_height == images.min_width == image_size else tf.float32
-
-
-def _gathered(
-    batches: tf.data.Dataset,
-    reader: RecordReader,
-    data: DataSpec,
-    augment: AugmentSpec,
-    image_size: int,
-    pixel_type: tf.DType,
-) -> tf.data.Dataset:
-    """Pixels from memory, a batch at a time, which for small images is several times faster than one by one."""
-    pixels, labels, weights, whole = _load(reader, data.channels, image_size, pixel_type)
-
-    @do_not_convert
-    def element(batch: Element) -> Element:
-        found = {
-            "image": augment_batch(tf.gather(pixels, batch["example"]), batch["draws"], augment),
-            "label": tf.gather(labels, batch["example"]),
-            "mask": batch["mask"] * tf.gather(whole, batch["example"]),
-            "weight": tf.gather(weights, batch["example"]),
-            "batch_examples": batch["batch_examples"],
-        }
-        return mix_neighbours(found, batch["draws"], augment) if mixes(augment) else found
-
-    return batches.map(element, tf.data.AUTOTUNE)
-
-
-def _load(reader: RecordReader, channels: int, image_size: int, pixel_type: tf.DType) -> tuple[tf.Tensor, ...]:
-    """Every image of the split at its size, with labels, weights, and 0 for those that are corrupt, else 1."""
-
-    @do_not_convert
-    def read(examples: tf.Tensor) -> Element:
-        return {"example": examples, "record": _read(reader, examples)}
-
-    @do_not_convert
-    def one(example: Element) -> tuple[tf.Tensor, ...]:
-        encoded, label, weight = parsed(reader, example["record"])
-        pixels = tf.cast(resize(decode(encoded, channels), image_size), pixel_type)
-        return pixels, label, weight, _is_whole(example["record"])
-
-    examples = tf.data.Dataset.range(reader.num_examples).batch(_LOADED_AT_ONCE)
-    records = examples.map(read, _READS_AT_ONCE).unbatch()
-    loaded = records.map(guarded(one, reader), tf.data.AUTOTUNE).batch(_LOADED_AT_ONCE)
-    parts = list(loaded.with_options(_options()))
-    return tuple(tf.concat(columns, 0) for columns in zip(*parts, strict=True))
-
-
-def _is_whole(record: tf.Tensor) -> tf.Tensor:
-    return tf.cast(record != PLACEHOLDER, tf.float32)
-
-
-def _read(reader: RecordReader, examples: tf.Tensor) -> tf.Tensor:
-    """The serialized Examples, a string each."""
-    (records,) = tf.numpy_function(partial(_call_read, reader), [examples], [tf.string], stateful=False)
-    records.set_shape(examples.shape)
-    return records
-
-
-def _call_read(reader: RecordReader, examples: np.ndarray) -> np.ndarray:
-    return np.array(reader.read(examples), dtype=object)
-
-
-def _streamed(
-    batches: tf.data.Dataset, reader: RecordReader, data: DataSpec, augment: AugmentSpec, image_size: int
-) -> tf.data.Dataset:
-    """Pixels from the shards: the bytes of each batch are read by offset, images are decoded one by one in parallel."""
-    size = batches.element_spec["example"].shape[0]
-
-    @do_not_convert
-    def read(batch: Element) -> Element:
-        everywhere = tf.fill([size], batch["batch_examples"])
-        return batch | {"record": _read(reader, batch["example"]), "batch_examples": everywhere}
-
-    @do_not_convert
-    def one(example: Element) -> Element:
-        encoded, label, weight = parsed(reader, example["record"])
-        if augment.crop_min_area < 1:
-            image = decode_crop(encoded, crop_window(shape_of(encoded), example["draws"], augment), data.channels)
-        else:
-            image = decode(encoded, data.channels)
-        image = resize(image, image_size)
-        if is_active(augment):
-            image = augment_image(image, example["draws"], augment)
-        kept = {"mask": example["mask"] * _is_whole(example["record"]), "batch_examples": example["batch_examples"]}
-        drawn = {"draws": example["draws"]} if mixes(augment) else {}
-        return {"image": image, "label": label, "weight": weight} | kept | drawn
-
-    @do_not_convert
-    def element(batch: Element) -> Element:
-        return batch | {"batch_examples": batch["batch_examples"][0]}
-
-    examples = batches.map(read, _READS_AT_ONCE).unbatch().map(guarded(one, reader), tf.data.AUTOTUNE)
-    if mixes(augment):
-        examples = _mixed(examples, augment)
-    return examples.batch(size, drop_remainder=True).map(element)
-
-
-def _mixed(examples: tf.data.Dataset, augment: AugmentSpec) -> tf.data.Dataset:
-    """The examples with neighbours mixed, pair by pair: a large batch as a whole would leave the processor's cache."""
-
-    @do_not_convert
-    def pair(two: Element) -> Element:
-        draws = two.pop("draws")
-        return mix_neighbours(two, draws, augment)
-
-    return examples.batch(2, drop_remainder=True).map(pair, tf.data.AUTOTUNE).unbatch()

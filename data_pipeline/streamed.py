@@ -1,0 +1,63 @@
+"""Batches of a set that does not fit into memory: each image is decoded when it is wanted."""
+
+import tensorflow as tf
+
+from conf.augment_rules import mixes
+from conf.schema import AugmentSpec, DataSpec
+from data_pipeline.augment import augment_image
+from data_pipeline.augment.columns import is_active
+from data_pipeline.augment.crop import crop_windows
+from data_pipeline.augment.mix import mix_neighbours
+from data_pipeline.images import decode, decode_crop, image_of, resize
+from data_pipeline.reader import RecordReader
+from data_pipeline.stored import Element, do_not_convert, each_example
+
+
+def streamed(
+    batches: tf.data.Dataset, reader: RecordReader, data: DataSpec, augment: AugmentSpec, image_size: int
+) -> tf.data.Dataset:
+    """Elements from the shards: the bytes of each batch are read by offset, images are decoded in parallel."""
+    size = batches.element_spec["example"].shape[0]
+    crops = augment.crop_min_area < 1
+
+    @do_not_convert
+    def spread(batch: Element) -> Element:
+        return batch | {"batch_examples": tf.fill([size], batch["batch_examples"])}
+
+    def prepare(batch: Element) -> Element:
+        stored = batch["stored"]
+        window = {"window": crop_windows(stored.height, stored.width, batch["draws"], augment)} if crops else {}
+        return batch | {"mask": batch["mask"] * batch["whole"]} | window
+
+    def finish(example: Element) -> Element:
+        stored = example["stored"]
+        image = image_of(stored, reader.encoding)
+        if crops:
+            image = decode_crop(image, example["window"], data.channels)
+        else:
+            image = decode(image, data.channels)
+        image = resize(image, image_size)
+        if is_active(augment):
+            image = augment_image(image, example["draws"], augment)
+        kept = {name: example[name] for name in ("mask", "batch_examples", *(("draws",) if mixes(augment) else ()))}
+        return {"image": image, "label": stored.label, "weight": stored.weight} | kept
+
+    @do_not_convert
+    def element(batch: Element) -> Element:
+        return batch | {"batch_examples": batch["batch_examples"][0]}
+
+    examples = each_example(batches.map(spread), reader, prepare, finish)
+    if mixes(augment):
+        examples = _mixed(examples, augment)
+    return examples.batch(size, drop_remainder=True).map(element)
+
+
+def _mixed(examples: tf.data.Dataset, augment: AugmentSpec) -> tf.data.Dataset:
+    """The examples with neighbours mixed, pair by pair: a large batch as a whole would leave the processor's cache."""
+
+    @do_not_convert
+    def pair(two: Element) -> Element:
+        draws = two.pop("draws")
+        return mix_neighbours(two, draws, augment)
+
+    return examples.batch(2, drop_remainder=True).map(pair, tf.data.AUTOTUNE).unbatch()
