@@ -9,7 +9,7 @@ from data_pipeline.augment.mix import mix_neighbours
 from data_pipeline.images import decode, image_of, resize
 from data_pipeline.manifest import Manifest
 from data_pipeline.reader import RecordReader
-from data_pipeline.stored import Element, do_not_convert, each_example
+from data_pipeline.stored import NUM_CORES, Element, do_not_convert, each_example
 
 _LOADED_AT_ONCE = 512
 
@@ -43,7 +43,7 @@ def gathered(
         }
         return mix_neighbours(found, batch["draws"], augment) if mixes(augment) else found
 
-    return batches.map(element, tf.data.AUTOTUNE)
+    return batches.map(element, NUM_CORES)
 
 
 def _load(
@@ -51,12 +51,16 @@ def _load(
 ) -> tuple[tf.Tensor, ...]:
     """Every image of the split at its size, with labels, weights, and 0 for those that are corrupt, else 1."""
 
+    def as_it_is(batch: Element) -> Element:
+        return batch
+
     def finish(example: Element) -> tuple[tf.Tensor, ...]:
         stored = example["stored"]
         pixels = resize(decode(image_of(stored, reader.encoding), channels), image_size)
         return tf.cast(pixels, kept_as), stored.label, stored.weight, example["whole"]
 
-    numbers = tf.data.Dataset.range(reader.num_examples).batch(_LOADED_AT_ONCE).map(lambda own: {"example": own})
-    loaded = each_example(numbers, reader, lambda batch: batch, finish).batch(_LOADED_AT_ONCE)
+    numbers = tf.data.Dataset.from_tensor_slices({"example": tf.range(reader.num_examples, dtype=tf.int64)})
+    numbers = numbers.batch(_LOADED_AT_ONCE)
+    loaded = each_example(numbers, reader, as_it_is, finish).batch(_LOADED_AT_ONCE)
     parts = list(loaded.with_options(options))
     return tuple(tf.concat(columns, 0) for columns in zip(*parts, strict=True))

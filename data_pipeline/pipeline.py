@@ -12,7 +12,6 @@ A process that has begun to read should end by `os._exit`, as the worker does: T
 and a thread of its that waits for the interpreter while that shuts down waits for ever.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -30,11 +29,8 @@ from data_pipeline.manifest import Manifest
 from data_pipeline.order import BatchShape, Blocks, steps_per_epoch
 from data_pipeline.oversampling import Oversampling
 from data_pipeline.reader import RecordReader, Skipped, open_split
+from data_pipeline.stored import NUM_CORES, Element, do_not_convert
 from data_pipeline.streamed import streamed
-
-Element = dict[str, tf.Tensor]
-#: Nothing here has Python branches for AutoGraph to convert, and looking for them takes most of a second.
-do_not_convert = tf.autograph.experimental.do_not_convert
 
 _ORDERED_AT_ONCE = 8192  # examples
 _STEPS_AT_ONCE = 64
@@ -169,8 +165,12 @@ def _dataset(
 def _options() -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = True
+    # Images are copied into their batch while they are in the processor's cache.
+    options.experimental_optimization.map_and_batch_fusion = True
+    # Every number of calls and every buffer is given: there is nothing to tune, and the clocks of it cost a twentieth.
+    options.autotune.enabled = False
     options.threading.max_intra_op_parallelism = 1
-    options.threading.private_threadpool_size = len(os.sched_getaffinity(0))
+    options.threading.private_threadpool_size = NUM_CORES
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options
 

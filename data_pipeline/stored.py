@@ -3,6 +3,7 @@
 What is done for many at once costs much less: a small operation of TensorFlow's takes microseconds, whatever it does.
 """
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,8 +15,11 @@ from data_pipeline.damage import guarded, parsed, watch
 from data_pipeline.reader import PLACEHOLDER, RecordReader
 
 Element = dict[str, Any]
+#: Nothing here has Python branches for AutoGraph to convert, and looking for them takes most of a second.
 do_not_convert = tf.autograph.experimental.do_not_convert
 
+#: Images that are decoded at once.
+NUM_CORES = len(os.sched_getaffinity(0))
 _READS_AT_ONCE = 2
 
 
@@ -47,11 +51,14 @@ def each_example(
         batch = prepared(tf.nest.map_structure(lambda part: part[None], example))
         return finish(tf.nest.map_structure(lambda part: part[0], batch))
 
+    @do_not_convert
+    def opened(batch: Element) -> Element:
+        return prepared(read(batch))
+
     if reader.max_corrupt:
-        return batches.map(read, _READS_AT_ONCE).unbatch().map(guarded(alone, reader), tf.data.AUTOTUNE)
+        return batches.map(read, _READS_AT_ONCE).unbatch().map(guarded(alone, reader), NUM_CORES)
     watch(reader)
-    finished = do_not_convert(finish)
-    return batches.map(lambda batch: prepared(read(batch)), _READS_AT_ONCE).unbatch().map(finished, tf.data.AUTOTUNE)
+    return batches.map(opened, _READS_AT_ONCE).unbatch().map(do_not_convert(finish), NUM_CORES)
 
 
 def _read(reader: RecordReader, examples: tf.Tensor) -> tf.Tensor:

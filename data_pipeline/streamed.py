@@ -10,7 +10,7 @@ from data_pipeline.augment.crop import crop_windows
 from data_pipeline.augment.mix import mix_neighbours
 from data_pipeline.images import decode, decode_crop, image_of, resize
 from data_pipeline.reader import RecordReader
-from data_pipeline.stored import Element, do_not_convert, each_example
+from data_pipeline.stored import NUM_CORES, Element, do_not_convert, each_example
 
 
 def streamed(
@@ -60,4 +60,4 @@ def _mixed(examples: tf.data.Dataset, augment: AugmentSpec) -> tf.data.Dataset:
         draws = two.pop("draws")
         return mix_neighbours(two, draws, augment)
 
-    return examples.batch(2, drop_remainder=True).map(pair, tf.data.AUTOTUNE).unbatch()
+    return examples.batch(2, drop_remainder=True).map(pair, NUM_CORES).unbatch()
