@@ -22,6 +22,7 @@ from typing import Any
 from benchmarks.peers import small_images
 from benchmarks.report import REPOSITORY, Figures, Goal, interleave, save, show
 from conf.schema import AugmentSpec, DataSpec, JobSpec, SplitSpec
+from data_pipeline.allocator import keep_freed_memory
 from data_pipeline.manifest import load_manifest
 from data_pipeline.order import BatchShape
 from data_pipeline.pipeline import training_dataset
@@ -35,7 +36,8 @@ GOALS = [
 
 
 def convoy(folder: str) -> Iterator[Any]:
-    """Our side."""
+    """Our side, in a process that is set up as a worker is."""
+    keep_freed_memory()
     data = DataSpec(augment=AugmentSpec(flip=True, pad_crop=4))
     return iter(training_dataset(load_manifest(folder), data, 0, BatchShape(BATCH), range(1), 32))
 
