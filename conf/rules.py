@@ -32,7 +32,8 @@ ON_A_RUN = (Verb.evaluate, Verb.export, Verb.checkpoints, Verb.status, Verb.stop
 
 def check(job: JobSpec) -> None:
     """Raise BadSpec with every problem that can be known without touching the data or the cluster."""
-    problems = [*_names(job), *_positive(job), *_data(job.data), *_lengths(job.trainer), *_batches(job), *_shares(job)]
+    problems = [*_names(job), *_positive(job), *_data(job.data), *_lengths(job.trainer), *_batches(job)]
+    problems += [*_fewest(job), *_shares(job)]
     problems += [*_places(job), *_cluster(job.cluster), *fault_rules.problems(job)]
     if problems:
         raise BadSpec(problems)
@@ -153,6 +154,8 @@ def _positive(job: JobSpec) -> list[Problem]:
         "cluster.workers": cluster.workers,
         "cluster.gpus_per_worker": cluster.gpus_per_worker,
         "cluster.start_timeout_s": cluster.start_timeout_s,
+        "cluster.capacity_timeout_s": cluster.capacity_timeout_s,
+        "cluster.min_workers": cluster.min_workers,
         "cluster.hang_timeout_s": cluster.hang_timeout_s,
         "cluster.grace_s": cluster.grace_s,
     }
@@ -184,6 +187,23 @@ def _lengths(trainer: TrainerSpec) -> list[Problem]:
     if trainer.keep_best < 0:
         return [Problem("trainer.keep_best", trainer.keep_best, "must be at least 0", "0 keeps the newest alone")]
     return phases.problems(trainer)
+
+
+def _fewest(job: JobSpec) -> list[Problem]:
+    """An elastic job can be cut into shares on its smallest number of workers too."""
+    fewest, workers = job.cluster.min_workers, job.cluster.workers
+    if fewest is None or workers <= 0:
+        return []
+    if fewest > workers:
+        law = f"is at most cluster.workers, which is {workers}"
+        return [Problem("cluster.min_workers", fewest, law, f"cluster.min_workers={workers}, or leave it out")]
+    multiple = batch_multiples(job)
+    if fewest <= 0 or multiple is None or multiple <= 0:
+        return []
+    problem = batch_problem(
+        job.trainer.global_batch_size, multiple // workers * fewest, f"on cluster.min_workers={fewest} workers"
+    )
+    return [problem] if problem else []
 
 
 def _batches(job: JobSpec) -> list[Problem]:

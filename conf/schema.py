@@ -318,7 +318,9 @@ class ClusterSpec:
     cpus_per_worker: float = 1.0  # what is asked of Ray; a worker may use every core it sees
     accelerator: Accelerator = Accelerator.auto
     address: str | None = None  # of a running Ray cluster, or "auto"; default: Convoy starts a Ray of its own
-    start_timeout_s: float = 120.0  # until every worker has reported
+    start_timeout_s: float = 120.0  # until every worker that has a host has reported
+    min_workers: int | None = None  # go on with as few where hosts are missing; default: wait for all
+    capacity_timeout_s: float = 300.0  # how long hosts may be missing before it goes on with fewer, or stops
     hang_timeout_s: float | None = None  # without progress; default: 10 times the slowest loop seen, 120 s or more
     grace_s: float = 30.0  # for saving when the job is asked to stop
     max_restarts: int = 3

@@ -31,7 +31,10 @@ class Agent:
         gpus = tuple(name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name not in ("", "-1"))
         ip = ray.util.get_node_ip_address()
         cpus = len(os.sched_getaffinity(0))
-        return AgentReport(self._rank, socket.gethostname(), ip, free_port(ip), os.getpid(), cpus, gpus, versions())
+        node = ray.get_runtime_context().get_node_id()
+        return AgentReport(
+            self._rank, socket.gethostname(), ip, free_port(ip), os.getpid(), cpus, gpus, versions(), node
+        )
 
     def start(self, order: Order) -> None:
         """Begin to start a child. Returns at once; `poll` tells how it went."""

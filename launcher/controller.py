@@ -6,19 +6,21 @@ The group is asked through a small protocol, so that the loop can be tested with
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from conf import exit_codes
 from conf.schema import ClusterSpec
 from launcher.blame import PATIENCE_S, is_unexplained
+from launcher.capacity import Capacity
 from launcher.console import Console
 from launcher.interrupts import Interrupts
 from launcher.journal import Journal, Spent
 from launcher.messages import AgentReport, Order, WorkerStatus
 from launcher.patience import patience_s, stalled
 from launcher.recovery import Action, Decision, Ending, Kind, decide, diagnose, trained_step
-from launcher.rendezvous import Absent, ranks
+from launcher.rendezvous import Absent, NoRoom, ranks
+from launcher.turnover import Leaving, Turnover
 
 logger = logging.getLogger(__name__)
 POLL_S = 0.5
@@ -28,8 +30,14 @@ STACKS_S = 2.0  # what a stalled worker gets for writing its stacks
 class Gang(Protocol):
     """All workers of a job, told and asked together. `launcher.group.Group` is the one over Ray."""
 
-    def gather(self) -> list[AgentReport]:
-        """Every agent's report. Raises Absent."""
+    def gather(self, waiting: Callable[[str], bool]) -> list[AgentReport]:
+        """The report of every agent that takes part. Raises Absent. `waiting` hears why, while hosts are missing."""
+
+    def room(self) -> int:
+        """How many workers a next attempt could have."""
+
+    def leaving(self) -> Sequence[int]:
+        """Ranks whose host is about to be taken away."""
 
     def start(self, orders: Sequence[Order]) -> None:
         """Start one child a rank."""
@@ -77,6 +85,7 @@ class Controller:
         console: Console,
         interrupts: Interrupts,
         is_preparing: bool = False,
+        sizes: Sequence[int] = (),
     ):
         self._cluster = cluster
         self._gang = gang
@@ -90,6 +99,9 @@ class Controller:
         self._step = 0
         self._spent = Spent(journal)
         self._has_told_data = False
+        self._capacity = Capacity(journal, console)
+        leaving = gang.leaving if cluster.address is not None and not is_preparing else None
+        self._turnover = Turnover(() if is_preparing else sizes, gang.room, leaving)
 
     def run(self, first_attempt: int) -> Outcome:
         """Attempts until a decision ends them."""
@@ -116,14 +128,17 @@ class Controller:
     def _attempt(self, attempt: int) -> Ending:
         """Gather, start, watch; afterwards nothing of it is alive."""
         try:
-            reports = self._gang.gather()
+            reports = self._gang.gather(lambda why: self._capacity.missing(attempt, why) and not self._wants_stop())
         except Absent as error:
-            return Ending(Kind.infrastructure, message=str(error))
-        if self._interrupts.reason:
-            return Ending(Kind.stopped, message="stopped before the workers were started")
+            kind = Kind.no_capacity if isinstance(error, NoRoom) else Kind.infrastructure
+            return self._stopped_early() or Ending(kind, message=str(error))
+        if ending := self._stopped_early():
+            return ending
+        self._capacity.settle(attempt, len(reports), len(reports) if self._is_preparing else self._cluster.workers)
         self._interrupts.workers_start()
         self._spent.forget()
         orders = self._planner(attempt, reports)
+        self._turnover.begin(len(orders))
         self._gang.start(orders)
         hosts = [report.host for report in reports]
         self._journal.event("attempt_started", attempt, module=orders[0].module, workers=len(orders), hosts=hosts)
@@ -134,20 +149,29 @@ class Controller:
             self._gang.kill()
             self._console.rest()
 
+    def _stopped_early(self) -> Ending | None:
+        early = "stopped before the workers were started"
+        return Ending(Kind.stopped, message=early) if self._interrupts.reason else None
+
     def _watch(self, attempt: int) -> Ending:
         asked: float | None = None
+        leaving: Leaving | None = None
         while True:
             statuses = self._gang.poll(POLL_S)
             self._note(attempt, statuses)
             if all(status.exit_code == exit_codes.DONE for status in statuses.values()):
                 return diagnose(statuses, stop_requested=False)
             if self._has_failed(statuses):
-                ending = diagnose(self._with_cause(attempt, statuses), asked is not None)
+                ending = diagnose(self._with_cause(attempt, statuses), asked is not None and leaving is None)
+                if leaving is not None and ending.kind is Kind.preempted:
+                    return replace(ending, kind=leaving.kind, message=leaving.message)
                 return self._out_of_grace(attempt) if self._is_preparing and ending.kind is Kind.stopped else ending
-            if asked is None and self._wants_stop():
-                asked = self._ask_to_stop(attempt)
+            if self._wants_stop() and (asked is None or leaving is not None):
+                asked, leaving = self._ask_to_stop(attempt), None
+            if asked is None and (leaving := self._turnover.due(statuses)):
+                asked = self._ask_to_leave(attempt, leaving)
             if asked is not None and time.monotonic() - asked > self._grace_s:
-                return self._out_of_grace(attempt)
+                return self._out_of_grace(attempt, leaving)
             if late := stalled(self._cluster, statuses):
                 return self._end_hang(attempt, statuses, late)
 
@@ -206,11 +230,19 @@ class Controller:
         self._gang.send("stop")
         return time.monotonic()
 
-    def _out_of_grace(self, attempt: int) -> Ending:
+    def _ask_to_leave(self, attempt: int, leaving: Leaving) -> float:
+        self._journal.event("leaving", attempt, kind=leaving.kind.value, reason=leaving.message)
+        self._console.say(f"{leaving.message}: saving, at most {self._grace_s:g} s")
+        self._gang.send("stop")
+        return time.monotonic()
+
+    def _out_of_grace(self, attempt: int, leaving: Leaving | None = None) -> Ending:
         if self._is_preparing:
             return Ending(Kind.stopped, message="stopped while preparing; the same command goes on")
         message = f"not saved within cluster.grace_s={self._cluster.grace_s:g}; the last checkpoint stands"
         self._journal.event("grace_exceeded", attempt, grace_s=self._cluster.grace_s)
+        if leaving is not None:
+            return Ending(leaving.kind, step=self._step, message=f"{leaving.message}; {message}")
         return Ending(Kind.stopped, step=self._step, message=message)
 
     def _end_hang(self, attempt: int, statuses: Mapping[int, WorkerStatus], late: list[int]) -> Ending:
@@ -239,7 +271,7 @@ class Controller:
             reason = f"{self._interrupts.reason}: {decision.reason}"
             return Outcome("stopped", attempt, ending.step or self._step, reason, self._interrupts.exit_code)
         # A full disk is the user's to mend too, and no restart does it.
-        refused = ending.kind in (Kind.bad_spec, Kind.no_capacity)
+        refused = ending.kind in (Kind.bad_spec, Kind.disk_full)
         code = exit_codes.BAD_SPEC if refused else exit_codes.FAILED
         tail = self._gang.tail(ending.rank) if ending.rank is not None and _is_explained_by_log(ending) else ()
         step = max(ending.step or 0, self._step)

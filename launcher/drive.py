@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from conf import rules
@@ -11,6 +11,7 @@ from conf.errors import BadSpec
 from conf.schema import Accelerator, ClusterSpec, JobSpec, Verb
 from launcher.console import Console
 from launcher.controller import Controller, Gang, Outcome, Planner
+from launcher.elastic import sizes
 from launcher.gate import connected, grouped, host_group, local_placement
 from launcher.interrupts import Interrupts
 from launcher.journal import Journal
@@ -53,7 +54,8 @@ class Drive:
             self.interrupts.arm()  # Ray sets handlers of its own
             job = resolved(self.job, placement)
             rules.check(job)
-            with grouped(placement, job.cluster.start_timeout_s) as gang:
+            possible, timeouts = sizes(job), (job.cluster.start_timeout_s, job.cluster.capacity_timeout_s)
+            with grouped(placement, *timeouts, possible) as gang:
                 return self._tasks(job, gang, Orders(job, self.run_dir, placement, standby))
 
     def _tasks(self, job: JobSpec, gang: Gang, orders: Orders) -> Outcome:
@@ -64,7 +66,7 @@ class Drive:
                 return outcome
             attempt = outcome.attempts
         counted = dataclasses.replace(orders, first_attempt=attempt)
-        return self._control(job.cluster, gang, counted.work).run(attempt)
+        return self._control(job.cluster, gang, counted.work, possible=sizes(job)).run(attempt)
 
     def _prepare(self, job: JobSpec, gang: Gang, orders: Orders, attempt: int) -> Outcome:
         """On all hosts of a running cluster that see source and run directory; else beside the first worker."""
@@ -82,8 +84,16 @@ class Drive:
             raise BadSpec.of("data.path", job.data.path, law, "put both where all hosts see them")
         return outcome
 
-    def _control(self, cluster: ClusterSpec, gang: Gang, planner: Planner, is_preparing: bool = False) -> Controller:
-        return Controller(cluster, gang, planner, Journal(self.run_dir), self.console, self.interrupts, is_preparing)
+    def _control(
+        self,
+        cluster: ClusterSpec,
+        gang: Gang,
+        planner: Planner,
+        is_preparing: bool = False,
+        possible: Sequence[int] = (),
+    ) -> Controller:
+        journal = Journal(self.run_dir)
+        return Controller(cluster, gang, planner, journal, self.console, self.interrupts, is_preparing, possible)
 
     @contextlib.contextmanager
     def _own_standby(self) -> Iterator[Standby | None]:

@@ -18,6 +18,7 @@ from launcher.placement import Placement, place, ray_cpus, shape
 
 if TYPE_CHECKING:
     from launcher.group import Group
+    from launcher.seats import Seats
 
 
 def local_placement(cluster: ClusterSpec) -> Placement | None:
@@ -58,10 +59,22 @@ def connected(cluster: ClusterSpec, tell: Callable[[str], None] = lambda _: None
 
 
 @contextlib.contextmanager
-def grouped(placement: Placement, start_timeout_s: float) -> Iterator["Group"]:
-    """The agents of a placement, ended when the block is left."""
-    module = importlib.import_module("launcher.group")
-    group = module.Group(module.Bundles(placement), start_timeout_s)
+def grouped(
+    placement: Placement, start_timeout_s: float, capacity_timeout_s: float | None = None, sizes: Sequence[int] = ()
+) -> Iterator["Group"]:
+    """The agents of a placement, ended when the block is left. `sizes`: so many workers are enough."""
+    seats = importlib.import_module("launcher.seats").Bundles(placement)
+    with _mustered(seats, start_timeout_s, capacity_timeout_s, sizes) as group:
+        yield group
+
+
+@contextlib.contextmanager
+def _mustered(
+    seats: "Seats", start_timeout_s: float, capacity_timeout_s: float | None = None, sizes: Sequence[int] = ()
+) -> Iterator["Group"]:
+    module = importlib.import_module("launcher.muster")
+    deadlines = module.Deadlines(start_timeout_s, start_timeout_s if capacity_timeout_s is None else capacity_timeout_s)
+    group = importlib.import_module("launcher.group").Group(module.Muster(seats, deadlines, sizes))
     try:
         yield group
     finally:
@@ -75,12 +88,8 @@ def host_group(paths: Sequence[str], start_timeout_s: float) -> Iterator["Group 
     if len(hosts) < 2:
         yield None
         return
-    module = importlib.import_module("launcher.group")
-    group = module.Group(module.Hosts(hosts), start_timeout_s)
-    try:
+    with _mustered(importlib.import_module("launcher.seats").Hosts(hosts), start_timeout_s) as group:
         yield group
-    finally:
-        group.close()
 
 
 def prepare_own_ray() -> None:

@@ -41,6 +41,7 @@ class AgentReport:
     cpus: int
     gpus: tuple[str, ...]  # as Ray assigned them
     versions: Mapping[str, str]
+    node: str = ""  # Ray's name for its host
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,11 @@ def place(cluster: ClusterSpec, hosts: Sequence[Host], own_ray: bool) -> Placeme
     return _placement(cluster, gpus)
 
 
+def fewest(cluster: ClusterSpec) -> int:
+    """The number of workers without which the job cannot run."""
+    return cluster.min_workers or cluster.workers
+
+
 def shape(cluster: ClusterSpec, hosts: Sequence[Host]) -> Placement:
     """The placement that `cluster` would have on hosts that have all of it, for a plan that starts nothing."""
     if cluster.accelerator is Accelerator.gpu and not any(host.gpus for host in hosts):
@@ -101,7 +106,7 @@ def _none_found(cluster: ClusterSpec, hosts: Sequence[Host]) -> int:
 def _check_gpus(cluster: ClusterSpec, gpus: int, hosts: Sequence[Host]) -> None:
     cpus = cluster.cpus_per_worker
     fit = sum(min(host.gpus // gpus, int(host.cpus / cpus) if cpus else host.gpus) for host in hosts)
-    if fit >= cluster.workers:
+    if fit >= fewest(cluster):
         return
     workers = "" if cluster.workers == 1 else f"{cluster.workers} workers with "
     each = f"{workers}{gpus} GPU{'s' * (gpus > 1)} {'on one host' if cluster.workers == 1 else 'each'}"
@@ -121,7 +126,7 @@ def _check_cpus(cluster: ClusterSpec, hosts: Sequence[Host], own_ray: bool) -> N
         raise BadSpec.of("cluster.cpus_per_worker", cpus, law, f"at most {largest:g}")
     crowd = CROWD if own_ray else 1
     fit = sum(int(host.cpus * crowd / cpus) if cpus else cluster.workers for host in hosts)
-    if fit < cluster.workers:
+    if fit < fewest(cluster):
         law = f"needs {cluster.workers} workers with {cpus:g} CPU{'s' * (cpus != 1)} each; {_have_cpus(hosts)}"
         cure = f"at most cluster.workers={fit}" if fit else "a larger cluster"
         raise BadSpec.of("cluster.workers", cluster.workers, law, cure)

@@ -5,7 +5,9 @@ stopped         it was asked to stop, and saved
 pre-empted      a worker was asked to stop by somebody else (75): again, not counted
 bad_spec        78: never again
 user, bad_data  the same code on the same data fails again: never again
-no_capacity     a disk or a bucket is full: never again by itself
+disk_full       a disk or a bucket is full: never again by itself
+no_capacity     the cluster had no host for some workers, for longer than they are waited for: not again by itself
+resized         it stopped to go on with more workers: again, not counted
 infrastructure, out_of_memory, hang, unknown
                 again, counted, up to cluster.max_restarts; the same death at the same step twice: never again
 port            a port was taken between choosing and binding it: again, not counted, PORT_TRIES times in a row
@@ -27,8 +29,8 @@ PORT_TRIES = 5
 PREEMPTIONS_WITHOUT_PROGRESS = 20
 LONGEST_BACK_OFF_S = 30.0
 LONGEST_MESSAGE = 500  # characters; the log has all of it
-NO_CAPACITY_CURE = "free some space or choose another storage.root; then the same command goes on"
-_CAPACITY_WORDS = ("no space left on device", "enospc", "errno 28]", "disk quota exceeded")
+DISK_FULL_CURE = "free some space or choose another storage.root; then the same command goes on"
+_FULL_WORDS = ("no space left on device", "enospc", "errno 28]", "disk quota exceeded")
 _ERROR_TYPE = re.compile(r"[\w.]+(?=:)")
 _PORT_WORDS = ("address already in use", "could not start grpc server", "errno: 98", "failed to bind")
 
@@ -42,12 +44,18 @@ class Kind(Enum):
     bad_spec = "bad_spec"
     user = "user"
     bad_data = "bad_data"
+    disk_full = "disk_full"
     no_capacity = "no_capacity"
+    resized = "resized"
     out_of_memory = "out_of_memory"
     infrastructure = "infrastructure"
     hang = "hang"
     port = "port"
     unknown = "unknown"
+
+
+#: Endings that do not count as restarts.
+FREE = (Kind.port, Kind.preempted, Kind.resized)
 
 
 class Action(Enum):
@@ -142,9 +150,9 @@ def kind_of(status: WorkerStatus) -> Kind:
     error = status.error or {}
     if any(word in str(error.get("message", "")).lower() for word in _PORT_WORDS):
         return Kind.port
-    if any(word in str(error.get("message", "")).lower() for word in _CAPACITY_WORDS):
-        return Kind.no_capacity
-    told = (Kind.bad_spec, Kind.user, Kind.bad_data, Kind.no_capacity, Kind.out_of_memory, Kind.infrastructure)
+    if any(word in str(error.get("message", "")).lower() for word in _FULL_WORDS):
+        return Kind.disk_full
+    told = (Kind.bad_spec, Kind.user, Kind.bad_data, Kind.disk_full, Kind.out_of_memory, Kind.infrastructure)
     return {kind.value: kind for kind in told}.get(str(error.get("error_kind")), Kind.unknown)
 
 
@@ -169,16 +177,20 @@ def decide(endings: Sequence[Ending], max_restarts: int) -> Decision:
     if last.kind in (Kind.bad_spec, Kind.user, Kind.bad_data):
         return Decision(Action.give_up, f"{who}{last.message}")
     if last.kind is Kind.no_capacity:
-        cure = "" if "free some space" in last.message else f" - {NO_CAPACITY_CURE}"  # a store names the cure itself
+        return Decision(Action.give_up, f"no capacity: {last.message}; the same command goes on when there is")
+    if last.kind is Kind.disk_full:
+        cure = "" if "free some space" in last.message else f" - {DISK_FULL_CURE}"  # a store names the cure itself
         return Decision(Action.give_up, f"{who}{last.message}{cure}")
     if last.kind is Kind.port:
         return _free(endings, PORT_TRIES, f"{who}a port was taken: {last.message}")
+    if last.kind is Kind.resized:
+        return _free(endings, PREEMPTIONS_WITHOUT_PROGRESS, last.message)
     if last.kind is Kind.preempted:
-        return _free(endings, PREEMPTIONS_WITHOUT_PROGRESS, f"{who}pre-empted, saved and stopped")
+        return _free(endings, PREEMPTIONS_WITHOUT_PROGRESS, f"{who}pre-empted, {last.message or 'saved and stopped'}")
     if len(endings) > 1 and last.death is not None and last.death == endings[-2].death:
         twice = f"the same death twice at step {last.step}, so another restart would end there too"
         return Decision(Action.give_up, f"{who}{last.message}; {twice}")
-    counted = sum(1 for ending in endings if ending.kind not in (Kind.port, Kind.preempted))
+    counted = sum(1 for ending in endings if ending.kind not in FREE)
     if counted > max_restarts:
         tries = f"after {max_restarts} restart{'s' * (max_restarts != 1)}" if max_restarts else "cluster.max_restarts=0"
         return Decision(Action.give_up, f"{who}{last.message} ({tries})")

@@ -12,16 +12,20 @@ class Absent(Exception):
     """Some workers did not report in time; says which and why."""
 
 
-def absent(missing: Mapping[int, str], num_workers: int, waited_s: float) -> Absent:
+class NoRoom(Absent):
+    """The cluster has no host for some workers."""
+
+
+def absent(missing: Mapping[int, str], num_workers: int, waited_s: float, kind: type[Absent] = Absent) -> Absent:
     """The error that names the missing ranks, ranks with the same reason together."""
     reasons: dict[str, list[int]] = {}
     for rank, reason in missing.items():
         reasons.setdefault(reason, []).append(rank)
     listed = "; ".join(f"{ranks(members)}: {reason}" for reason, members in reasons.items())
-    return Absent(
-        f"{len(missing)} of {num_workers} workers did not report within {waited_s:g} s - {listed} - "
-        "free or add capacity, or give cluster.start_timeout_s more seconds"
-    )
+    cure = "see whether that host still works, or give cluster.start_timeout_s more seconds"
+    if kind is NoRoom:
+        cure = "free or add capacity, give cluster.capacity_timeout_s more seconds, or allow fewer: cluster.min_workers"
+    return kind(f"{len(missing)} of {num_workers} workers did not report within {waited_s:g} s - {listed} - {cure}")
 
 
 def ranks(members: Sequence[int]) -> str:

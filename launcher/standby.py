@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from launcher.messages import Standby
 MODULE = "trainer.standby"
 PREFIX = "convoy-standby-"
 LOCK = "lock"
+#: How long the agent that holds the lock may take to start the server's process.
+STARTER_S = 20.0
 
 
 def wants_standby(cluster: ClusterSpec, uses_gpus: bool) -> bool:
@@ -78,6 +81,13 @@ def stop_server(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+
+
 class HostStandby:
     """The one server of a host, whichever of its agents comes first starts it. The others wait for its socket."""
 
@@ -94,9 +104,15 @@ class HostStandby:
             raise PermissionError(f"{self._folder} belongs to somebody else")
         pid_file = self._folder / "pid"
         socket = str(self._folder / "socket")
-        if self._process is None or self._process.poll() is not None:
+        deadline = time.monotonic() + STARTER_S
+        while self._process is None or self._process.poll() is not None:
             self._become_starter(socket, pid_file, environ)
-        return Standby(socket, self._process.pid if self._process else int(pid_file.read_text() or 0))
+            if self._process is None and (pid := _read(pid_file)):
+                return Standby(socket, int(pid))
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"whoever holds {self._folder / LOCK} has started no standby server")
+            time.sleep(0.02)
+        return Standby(socket, self._process.pid)
 
     def _become_starter(self, socket: str, pid_file: Path, environ: Mapping[str, str]) -> None:
         if self._lock is None:
@@ -107,6 +123,7 @@ class HostStandby:
             return
         sign(self._folder)
         Path(socket).unlink(missing_ok=True)
+        pid_file.unlink(missing_ok=True)
         self._process = start_server(socket, str(self._folder / "log"), environ)
         pid_file.write_text(str(self._process.pid))
 

@@ -18,7 +18,7 @@ from storage.run_dir import RunDir
 def run_task(asked: Asked, tell: Callable[[RunDir], Sequence[str]]) -> int:
     """Do the job's verb with one worker; `tell` says what came of it."""
     run_dir, job = existing_run(asked)
-    job = dataclasses.replace(job, cluster=dataclasses.replace(job.cluster, workers=1))
+    job = dataclasses.replace(job, cluster=dataclasses.replace(job.cluster, workers=1, min_workers=None))
     rules.check(job)
     if job.dry_run:
         show(plan(job, run_dir))

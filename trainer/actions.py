@@ -72,7 +72,7 @@ class ProgressReport:
             accuracy=progress.window.accuracy,
             examples_per_s=batch / step_s if step_s else None,
             eta_s=(progress.steps - progress.step) * step_s if step_s else None,
-            pace={"own_s": self._own_s},
+            pace={"own_s": self._own_s, "stops": self._session.channel.stop_requested},
             **more,
             **phase_told(self._session),
             **progress.last_metrics,

@@ -22,13 +22,13 @@ _NO_SPACE = "No space left on device"
 
 
 def kind_of(error: BaseException) -> str:
-    """The kind of a failure: user, bad_spec, infrastructure, no_capacity, bad_data or out_of_memory."""
+    """The kind of a failure: user, bad_spec, infrastructure, disk_full, bad_data or out_of_memory."""
     if isinstance(error, CorruptRecord | tf.errors.DataLossError) or _CORRUPT.search(str(error)):
         return "bad_data"
     if _BAD_SPEC.search(str(error)):
         return "bad_spec"
     if _NO_SPACE in str(error) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
-        return "no_capacity"
+        return "disk_full"
     if isinstance(error, tf.errors.ResourceExhaustedError | MemoryError):
         return "out_of_memory"
     if _FROM_STORE.search(str(error)):

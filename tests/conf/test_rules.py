@@ -56,6 +56,10 @@ def test_a_file_that_is_no_job_is_refused_by_name(text):
 
 
 BAD = [
+    ("cluster=4cpu cluster.min_workers=5", "is at most cluster.workers, which is 4", "min_workers=4"),
+    ("cluster=4cpu cluster.min_workers=0", "greater than 0", "cluster.min_workers"),
+    ("cluster=4cpu cluster.min_workers=3", "on cluster.min_workers=3 workers", "nearest: 63, 66"),
+    ("cluster=4cpu cluster.capacity_timeout_s=0", "greater than 0", "cluster.capacity_timeout_s"),
     ("trainer.global_batch_size=250 cluster=2x4gpu trainer.accumulation_steps=2", "multiple of 16", "240, 256"),
     ("trainer.global_batch_size=3 cluster=4gpu", "multiple of 4", "nearest: 4"),
     ("trainer.global_batch_size=0", "greater than 0", ""),

@@ -1,6 +1,6 @@
 """The loop, one attempt after another, against a gang that follows a script. No Ray, no process."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +8,13 @@ import pytest
 
 from conf.schema import ClusterSpec
 from launcher import controller as controller_module
+from launcher import elastic
 from launcher.console import Console
 from launcher.controller import Controller, Outcome
 from launcher.interrupts import Interrupts
 from launcher.journal import STOP_REQUEST, Journal
 from launcher.messages import AgentReport, Order, WorkerStatus
-from launcher.rendezvous import Absent
+from launcher.rendezvous import Absent, NoRoom
 from storage.run_dir import RunDir
 
 REPORT = AgentReport(0, "host", "127.0.0.1", 1, 1, 2, (), {})
@@ -31,11 +32,20 @@ class ScriptedGang:
         self.attempts = list(attempts)
         self.polls: list[Sequence[WorkerStatus]] = []
         self.log: list[str] = []
+        self.has_room_for = 1
 
-    def gather(self) -> list[AgentReport]:
+    def gather(self, waiting: Callable[[str], bool]) -> list[AgentReport]:
+        if isinstance(self.attempts[0], NoRoom) and not waiting("rank 1: no host"):
+            raise self.attempts[0]
         if isinstance(self.attempts[0], Exception):
             raise self.attempts.pop(0)
         return [REPORT]
+
+    def room(self) -> int:
+        return self.has_room_for
+
+    def leaving(self) -> list[int]:
+        return []
 
     def start(self, orders: Sequence[Order]) -> None:
         self.log.append("start")
@@ -63,10 +73,12 @@ class Setting:
         self.interrupts = Interrupts()
         self.cluster = ClusterSpec(**cluster)
 
-    def run(self, gang: ScriptedGang, is_preparing: bool = False) -> Outcome:
+    def run(self, gang: ScriptedGang, is_preparing: bool = False, sizes: Sequence[int] = ()) -> Outcome:
         order = Order("module", (), "", "", "")
         console, journal = Console(), Journal(self.run_dir)
-        made = Controller(self.cluster, gang, lambda *_: [order], journal, console, self.interrupts, is_preparing)
+        made = Controller(
+            self.cluster, gang, lambda *_: [order], journal, console, self.interrupts, is_preparing, sizes
+        )
         return made.run(1)
 
     def kinds(self) -> list[str]:
@@ -189,7 +201,7 @@ def test_a_stop_while_preparing_saves_nothing_and_counts_no_steps(setting, code,
         ("unknown", True),
         ("infrastructure", False),
         ("bad_data", False),
-        ("no_capacity", False),
+        ("disk_full", False),
         ("bad_spec", False),
     ],
 )
@@ -197,7 +209,7 @@ def test_the_logs_end_is_shown_where_it_says_more_than_the_message(tmp_path, kin
     died = at(0, code=1, error={"error_kind": kind, "message": "/runs/x: a sentence - and its cure"})
     found = Setting(tmp_path, max_restarts=0).run(ScriptedGang([[died]]))
     assert (found.state, found.rank, bool(found.log_tail)) == ("failed", 0, shown)
-    assert found.exit_code == (78 if kind in ("bad_spec", "no_capacity") else 1)
+    assert found.exit_code == (78 if kind in ("bad_spec", "disk_full") else 1)
     assert "/runs/x: a sentence - and its cure" in found.reason
 
 
@@ -212,3 +224,52 @@ def test_what_workers_tell_is_written_down(setting):
     setting.run(ScriptedGang([[at(0, 5, events=(event,))], [at(0, 9, 0)]]))
     told = [event for event in setting.run_dir.events() if event["kind"] == "checkpoint_saved"]
     assert [(event["attempt"], event["rank"], event["details"]) for event in told] == [(1, 0, {"step": 5})]
+
+
+SAVED = ({"event": "checkpoint_saved", "details": {"step": 5}},)
+
+
+def test_a_gang_grows_at_the_next_checkpoint_and_nothing_is_counted(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(elastic, "LOOK_EVERY_S", 0.0)
+    setting = Setting(tmp_path, workers=2, max_restarts=0)
+    gang = ScriptedGang([[at(0, 4)], [at(0, 5, events=SAVED)], [at(0, 6, 75)]], [[at(0, 9, 0)]])
+    gang.has_room_for = 2
+    found = setting.run(gang, sizes=(2, 1))
+    assert (found.state, found.attempts, gang.log) == ("succeeded", 2, ["start", "stop", "kill", "start", "kill"])
+    assert "there is room for 2 workers again" in capsys.readouterr().out
+    ended = next(event["details"] for event in setting.run_dir.events() if event["kind"] == "attempt_ended")
+    assert ended["kind"] == "resized"
+
+
+def test_a_gang_that_cannot_save_in_time_to_grow_starts_again_from_its_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(elastic, "LOOK_EVERY_S", 0.0)
+    setting = Setting(tmp_path, workers=2, max_restarts=0, grace_s=0.05)
+    gang = ScriptedGang([[at(0, 5, events=SAVED)], [at(0, 6)]], [[at(0, 9, 0)]])
+    gang.has_room_for = 2
+    found = setting.run(gang, sizes=(2, 1))
+    assert (found.state, found.attempts) == ("succeeded", 2)
+    assert setting.kinds().count("grace_exceeded") == 1
+
+
+def test_a_worker_that_was_told_to_leave_has_the_grace_and_no_more(tmp_path):
+    leaving = replace(at(0, 5), progress={"phase": "training", "step": 5, "pace": {"stops": True}})
+    setting = Setting(tmp_path, max_restarts=0, grace_s=0.05)
+    found = setting.run(ScriptedGang([[leaving, at(1, 5)]], [[at(0, 9, 0), at(1, 9, 0)]]))
+    assert (found.state, found.attempts) == ("succeeded", 2)
+    restart = next(event["details"] for event in setting.run_dir.events() if event["kind"] == "restart")
+    assert "rank 0 was told to leave" in restart["reason"] and not restart["counted"]
+
+
+def test_no_capacity_is_a_kind_of_its_own(setting, capsys):
+    gone = NoRoom("1 of 2 workers did not report - rank 1: no host")
+    found = setting.run(ScriptedGang(gone))
+    assert (found.state, found.attempts, found.exit_code) == ("failed", 1, 1)
+    assert found.reason.startswith("no capacity: 1 of 2 workers") and "the same command goes on" in found.reason
+    assert setting.kinds() == ["capacity_missing", "attempt_ended"]
+    assert "waiting for capacity - rank 1: no host" in capsys.readouterr().out
+
+
+def test_a_stop_ends_the_waiting_for_capacity(setting):
+    setting.run_dir.write_json(STOP_REQUEST, {})
+    found = setting.run(ScriptedGang(NoRoom("nobody")))
+    assert (found.state, found.exit_code) == ("stopped", 75)

@@ -9,6 +9,7 @@ KILLED = Ending(Kind.infrastructure, rank=1, exit_code=-9, step=50, first_step=1
 LATER = Ending(Kind.infrastructure, rank=1, exit_code=-9, step=60, first_step=10, message="killed by signal 9")
 LOST = Ending(Kind.infrastructure, message="1 of 2 workers did not report")
 PREEMPTED = Ending(Kind.preempted, rank=0, exit_code=75, step=50, first_step=10)
+RESIZED = Ending(Kind.resized, rank=0, exit_code=75, step=50, first_step=10)
 PORT = Ending(Kind.port, rank=0, exit_code=1)
 STUCK = Ending(Kind.preempted, rank=0, exit_code=75)
 
@@ -21,6 +22,9 @@ STUCK = Ending(Kind.preempted, rank=0, exit_code=75)
         ([Ending(Kind.bad_spec, exit_code=78)], 9, Action.give_up, False),
         ([Ending(Kind.user, exit_code=1)], 9, Action.give_up, False),
         ([Ending(Kind.bad_data, exit_code=1)], 9, Action.give_up, False),
+        ([Ending(Kind.disk_full, exit_code=1)], 9, Action.give_up, False),
+        ([Ending(Kind.no_capacity)], 9, Action.give_up, False),  # it was waited for already
+        ([RESIZED] * 9, 0, Action.restart, False),
         ([KILLED], 3, Action.restart, True),
         ([KILLED], 0, Action.give_up, False),
         ([KILLED, LATER, KILLED], 3, Action.restart, True),
@@ -34,7 +38,7 @@ STUCK = Ending(Kind.preempted, rank=0, exit_code=75)
         ([STUCK] * 21, 0, Action.give_up, False),
         ([PORT] * 5, 0, Action.restart, False),
         ([PORT] * 6, 0, Action.give_up, False),
-        ([KILLED, PREEMPTED, PORT, LATER], 2, Action.restart, True),  # free ones do not eat the budget
+        ([KILLED, PREEMPTED, RESIZED, PORT, LATER], 2, Action.restart, True),  # free ones do not eat the budget
     ],
 )
 def test_decisions(endings, max_restarts, action, counted):
@@ -76,7 +80,7 @@ def test_a_list_of_problems_is_shown_whole_one_a_line():
 @pytest.mark.parametrize(
     ("error", "cure"),
     [
-        ({"error_kind": "no_capacity", "message": "/runs/x: full"}, "free some space or choose another storage.root"),
+        ({"error_kind": "disk_full", "message": "/runs/x: full"}, "free some space or choose another storage.root"),
         ({"error_kind": "user", "message": "OSError: [Errno 28] No space left on device"}, "the same command goes on"),
         ({"error_kind": "infrastructure", "message": "ENOSPC; free some space"}, "rank 0: ENOSPC; free some space"),
     ],
@@ -84,7 +88,7 @@ def test_a_list_of_problems_is_shown_whole_one_a_line():
 def test_a_full_disk_is_not_retried(error, cure):
     ending = diagnose({0: ended(0, 1, 1, error=error)}, stop_requested=False)
     decision = decide([ending], 9)
-    assert (ending.kind, decision.action) == (Kind.no_capacity, Action.give_up)
+    assert (ending.kind, decision.action) == (Kind.disk_full, Action.give_up)
     assert error["message"] in decision.reason and decision.reason.count("free some space") == 1
     assert cure in decision.reason
 

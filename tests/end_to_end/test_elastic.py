@@ -1,0 +1,105 @@
+"""A job on a Ray of two hosts, one of which dies and comes back: it shrinks, grows, and ends where a calm one does."""
+
+import importlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from launcher.gate import prepare_own_ray
+from tests.end_to_end.test_resume import weights
+
+JOB = (
+    "trainer.global_batch_size=32",
+    "trainer.steps=600",
+    "trainer.steps_per_loop=2",
+    "trainer.checkpoint_every_steps=100",
+    "trainer.eval_every_steps=300",
+    "trainer.optimizer.name=sgd",
+    "trainer.model.dropout=0",
+    "trainer.evaluate_at_end=false",
+    "trainer.export_at_end=false",
+)
+#: The first two attempts take their time, so that hosts can die and come back under them.
+SLOW = ("fault.slow_rank=0", "fault.slow_s=0.05", "fault.at_step=1", "fault.attempts=[1,2]")
+
+
+class TwoHosts:
+    """A head that takes no workers, and hosts with room for one worker each."""
+
+    def __init__(self) -> None:
+        prepare_own_ray()  # loopback alone, which Ray decides while it is imported
+        made = importlib.import_module("ray.cluster_utils").Cluster
+        self._cluster = made(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self.nodes = [self._cluster.add_node(num_cpus=1) for _ in range(2)]
+        self.address = self._cluster.address
+
+    def kill_one(self) -> None:
+        """SIGKILL to a raylet."""
+        self._cluster.remove_node(self.nodes.pop(), allow_graceful=False)
+
+    def add_one(self) -> None:
+        """Another host."""
+        self.nodes.append(self._cluster.add_node(num_cpus=1))
+
+    def close(self) -> None:
+        """End it all."""
+        self._cluster.shutdown()
+
+
+@pytest.fixture
+def hosts() -> Iterator[TwoHosts]:
+    made = TwoHosts()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def until(convoy: Any, run_id: str, process: Any, is_so: Callable[[list[dict[str, Any]]], bool]) -> None:
+    """Wait until the events of a run say so."""
+    deadline = time.monotonic() + 120
+    while not is_so(convoy.events(run_id)):
+        assert time.monotonic() < deadline, convoy.events(run_id)[-8:]
+        assert process.poll() is None, process.stdout.read()[-1500:]
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_job_goes_on_with_fewer_workers_and_grows_back(convoy, hosts):
+    elastic = ("cluster.min_workers=1", "cluster.capacity_timeout_s=1", f"cluster.address={hosts.address}")
+    process = convoy.start("run_id=elastic", "cluster=2cpu", *elastic, *JOB, *SLOW)
+    until(convoy, "elastic", process, lambda events: "first_step" in kinds(events))
+    time.sleep(2)  # so that there are steps to be lost; the first checkpoint is five seconds away
+    hosts.kill_one()
+    until(convoy, "elastic", process, lambda events: sizes(events) == [2, 1])
+    hosts.add_one()
+    said, _ = process.communicate(timeout=250)
+    assert process.returncode == 0, said[-4000:]
+    events = convoy.events("elastic")
+    assert sizes(events) == [2, 1, 2]
+    assert "going on with 1 of 2 workers" in said and "there is room for 2 workers again" in said
+    ends = [event["details"]["kind"] for event in events if event["kind"] == "attempt_ended"]
+    assert ends[-3:] == ["infrastructure", "resized", "done"]
+    spent = convoy.json("elastic", "report/goodput.json")
+    assert spent["parts_s"]["capacity"] > 0.5 and spent["parts_s"]["lost_work"] > 0
+    assert spent["lost_steps"] > 2 and spent["steps"] == 600
+    assert sum(spent["parts_s"].values()) == pytest.approx(spent["wall_s"], abs=0.01)
+    convoy.run("run_id=calm", "cluster=2cpu", *JOB)
+    left, right = weights(convoy, "elastic", 600), weights(convoy, "calm", 600)
+    assert left.keys() == right.keys()
+    for name, value in right.items():
+        np.testing.assert_allclose(left[name], value, rtol=0, atol=1e-5 * max(np.abs(value).max(), 1), err_msg=name)
+
+
+def kinds(events: list[dict[str, Any]]) -> list[str]:
+    return [event["kind"] for event in events]
+
+
+def sizes(events: list[dict[str, Any]]) -> list[int]:
+    """How many workers each attempt of the training had."""
+    started = [event["details"] for event in events if event["kind"] == "attempt_started"]
+    return [details["workers"] for details in started if details["module"] == "trainer.worker"]
