@@ -136,19 +136,6 @@ def test_a_dead_agent_is_replaced_and_its_worker_goes_with_it(job, capfd):
     assert not lives(orphan)
 
 
-def test_a_frozen_agent_is_a_hang_and_is_replaced(job):
-    pid = job.gang.gather()[1].pid
-    freezer = when((job.folder / "seen_1").exists, lambda: os.kill(pid, signal.SIGSTOP))
-    stopper = when(lambda: job.events("restart"), lambda: job.run_dir.write_json(STOP_REQUEST, {}))
-    found = job.run("wait")
-    freezer.join()
-    stopper.join()
-    assert (found.state, found.attempts) == ("stopped", 2)
-    assert job.events("hang")[0]["details"]["ranks"] == [1]
-    assert job.gang.gather()[1].pid != pid
-    assert not lives(pid) and not lives(int((job.folder / "seen_1").read_text()))
-
-
 def test_an_absent_worker_is_named_with_the_reason(gang, placement):
     with grouped(Placement(3, 1000.0, 0, 1, 1), start_timeout_s=1) as impossible, pytest.raises(Absent) as absent:
         impossible.gather()
