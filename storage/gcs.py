@@ -58,8 +58,9 @@ class GcsStore:
     def __init__(self, client: Client, bucket: str, path: str):
         self.url = f"gs://{bucket}/{path}".rstrip("/")
         self._client = client
-        for scheme in ("https://", "http://"):
-            client._http.mount(scheme, HTTPAdapter(pool_maxsize=MOST_CONNECTIONS))
+        if not getattr(client._http, "is_mtls", False):  # there the adapter knows the client's certificate
+            for scheme in ("https://", "http://"):
+                client._http.mount(scheme, HTTPAdapter(pool_maxsize=MOST_CONNECTIONS))
         weakref.finalize(self, client.close)
         self._bucket = client.bucket(bucket)
         self._path = f"{path}/" if path else ""

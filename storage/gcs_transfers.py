@@ -7,10 +7,12 @@ session. What is wrong is raised as DataCorruption, for `storage.gcs_retries` to
 import base64
 import http.client
 import io
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import IO, Any
 
 import google_crc32c
@@ -102,8 +104,6 @@ def number_of(crc32c: str | None) -> int | None:
 
 def _parts(blob: Blob, persist: Persist, start: int, end: int) -> Iterator[bytes]:
     """The bytes from `start` to `end`: fetched side by side, given in order, no more than PARTS_AT_ONCE in memory."""
-    if start >= end:
-        return
 
     def fetch(at: int) -> bytes:
         # A blob of its own: the library notes in it what the last reply said.
@@ -111,16 +111,29 @@ def _parts(blob: Blob, persist: Persist, start: int, end: int) -> Iterator[bytes
         return persist(lambda: get_range(own, at, min(PART_BYTES, end - at)))
 
     coming: deque[Future[bytes]] = deque()
-    pool = ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="download")
-    try:
-        for at in range(start, end, PART_BYTES):
-            coming.append(pool.submit(fetch, at))
-            if len(coming) == PARTS_AT_ONCE:
-                yield coming.popleft().result()
-        while coming:
+    for at in range(start, end, PART_BYTES):
+        coming.append(_begun(partial(fetch, at)))
+        if len(coming) == PARTS_AT_ONCE:
             yield coming.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    while coming:
+        yield coming.popleft().result()
+
+
+def _begun(action: Callable[[], bytes]) -> Future[bytes]:
+    """Its result, from a thread of its own.
+
+    Not an executor's: those are waited for when the interpreter ends, for minutes where a server does not answer.
+    """
+    future: Future[bytes] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(action())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="download", daemon=True).start()
+    return future
 
 
 class BufferReader(io.RawIOBase):

@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -125,6 +127,31 @@ def test_a_large_object_comes_in_parts_side_by_side(
         assert parts == 2 * num_parts if kind == "flip" else parts == num_parts + 1
         assert proxy.most_in_flight >= 3
     assert list(tmp_path.iterdir()) == [tmp_path / "x"]
+
+
+ENDS = """
+import threading, time
+from storage import gcs_transfers
+from storage.store import open_store
+gcs_transfers.PART_BYTES = 1 << 20
+thread = threading.Thread(target=open_store({url!r}).get, args=["x"], daemon=True)
+thread.start()
+while threading.active_count() < 5:
+    time.sleep(0.01)
+"""
+
+
+def test_a_process_ends_without_waiting_for_what_does_not_come(
+    proxy: FaultProxy, gcs_url: str, repository: Path
+) -> None:
+    """The server sits on some parts for as long as this test lasts."""
+    open_store(gcs_url).put("x", LARGE)
+    proxy.faults = [Fault("stall", "GET", "alt=media", skip=1, uses=-1)]
+    try:
+        done = subprocess.run([sys.executable, "-c", ENDS.format(url=gcs_url)], cwd=repository, timeout=50)
+        assert done.returncode == 0 and not proxy.released.is_set()
+    finally:
+        proxy.released.set()
 
 
 def test_an_object_that_is_replaced_while_it_comes_is_the_new_one(
