@@ -90,6 +90,7 @@ def job(convoy: Command, server: Path, temporary: Path, tmp_path_factory: pytest
     """The job, calm on this machine's disk; in the bucket on a bad day, its driver and then a worker killed."""
     words = (*JOB, f"data.cache_dir={tmp_path_factory.mktemp('cache')}")
     convoy.run("job=prepare", *words, *FAR)
+    assert list(open_store(ROOT).list_folders()) == ["_data"], "a preparation leaves the set alone"
     prepared = next(path for path in (server / BUCKET / "runs" / "_data").iterdir())
     for split, record in (("train", 17), ("test", 3)):
         damage(prepared.name, split, record)
