@@ -41,6 +41,9 @@ class Agent:
         if self._watch is not None:
             self._watch.kill()
             self._earlier.append(self._watch)
+            for watch in [watch for watch in self._earlier if watch.is_over]:
+                watch.close()
+                self._earlier.remove(watch)
         standby = order.standby
         if order.forked and standby is None:
             self._host_standby = self._host_standby or HostStandby(order.standby_key)

@@ -94,6 +94,11 @@ class Watch:
         with self._changed:
             self._changed.wait_for(lambda: self._exit_code is not None)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, and its log is where the run directory is."""
+        return not self._watcher.is_alive()
+
     def close(self) -> None:
         """Wait until its log is where the run directory is. Afterwards nothing of it is on this machine."""
         self._watcher.join()
