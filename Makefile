@@ -50,6 +50,10 @@ test: $(VENV)/.installed-dev ## the whole test suite; TESTS="tests/conf -k batch
 models: $(VENV)/.installed-dev ## every model of keras.applications against Keras itself: minutes
 	$(PY) -m pytest --durations=5 tests/trainer/every_model.py
 
+.PHONY: chaos
+chaos: $(VENV)/.installed-dev ## a quarter of an hour of deaths: every phase, law 4, and a seeded storm; CHAOS_SEED=2 for another
+	$(PY) -m pytest tests/chaos/law4.py tests/chaos/deaths.py tests/chaos/soak.py $(TESTS)
+
 .PHONY: check
 check: $(VENV)/.installed-dev ## lint, format and types
 	$(VENV)/bin/ruff check
