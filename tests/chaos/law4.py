@@ -59,7 +59,7 @@ def test_ten_deaths_leave_the_same_bits(convoy: Command, tmp_path: Path, show: C
 def test_two_one_and_two_workers_again(convoy: Command) -> None:
     """Without dropout and BatchNorm, whose masks and statistics belong to a replica."""
     plain = ("trainer.model.options.batch_norm=false", "trainer.model.dropout=0", "trainer.optimizer.name=sgd")
-    words = (*JOB, *plain, "trainer.steps=400", "trainer.phases=[{steps: 150}, {learning_rate: 0.01}]")
+    words = (*JOB, *plain, "trainer.steps=240", "trainer.phases=[{steps: 100}, {learning_rate: 0.002}]")
     convoy.run("run_id=always-two", *words, "cluster=2cpu")
     changing = RunDir(str(convoy.runs), "changing")
     storm = Storm(convoy, changing, (*words, "cluster=2cpu"), seed=1)
@@ -70,7 +70,7 @@ def test_two_one_and_two_workers_again(convoy: Command) -> None:
     storm.end()
     hosts = [len(event["details"]["hosts"]) for event in storm.events() if event["kind"] == "attempt_started"]
     assert hosts == [2, 1, 2]
-    left, right = (weights(RunDir(str(convoy.runs), run_id), 400) for run_id in ("changing", "always-two"))
+    left, right = (weights(RunDir(str(convoy.runs), run_id), 240) for run_id in ("changing", "always-two"))
     assert left.keys() == right.keys()
     for name, value in right.items():
         np.testing.assert_allclose(left[name], value, rtol=0, atol=1e-5 * max(np.abs(value).max(), 1), err_msg=name)

@@ -1,4 +1,4 @@
-"""A short storm in a bucket: whatever dies, the end is that of a calm run, bit for bit. `make chaos` is the long one."""
+"""A short storm in a bucket: whatever dies, the end is that of a calm run. `make chaos` is the long one."""
 
 from collections.abc import Iterator
 from pathlib import Path
