@@ -10,6 +10,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -181,12 +182,13 @@ class CheckpointWriter:
         metrics: Mapping[str, float] | None = None,
         first: Callable[[], None] | None = None,
     ) -> None:
-        """Begin to save; waits while the one before is still being saved. The snapshot must not change any more.
+        """Begin to save; waits while the one before is still being saved. The tensors must not change any more.
 
-        `first` is called in the background before anything is written.
+        Of `state`, in which training goes on to count, this is the moment that is saved. `first` is called in the
+        background before anything is written.
         """
         self.wait()
-        self._pending = self._pool.submit(self._save, step, snapshot, state, dict(metrics or {}), first)
+        self._pending = self._pool.submit(self._save, step, snapshot, deepcopy(state), dict(metrics or {}), first)
 
     def wait(self) -> None:
         """Wait until what was submitted is saved."""

@@ -60,7 +60,7 @@ def test_a_storm_leaves_the_same_bits_as_a_calm_run(convoy: Command, proxy: Faul
     frozen = next(strike for strike in strikes if strike.kind == "freeze 1")
     assert frozen.blamed.startswith("hang, rank 1: stands still"), told
     own = next(event["details"] for event in storm.events() if event["kind"] == "fault")
-    assert (own["fault"], own["step"]) == ("kill_rank", 60)
+    assert own["fault"] == "kill_rank" and own["step"] >= 60
     assert_same(calm, far, STEPS, tmp_path)
     spent = goodput(storm.events())
     assert sum(spent.parts.values()) == pytest.approx(spent.wall_s, abs=0.1) and spent.lost_steps > 0

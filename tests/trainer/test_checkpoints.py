@@ -390,3 +390,12 @@ def test_the_manifest_says_what_it_is(run: RunDir) -> None:
     )
     names = [manifest["state"]["name"], *(entry["name"] for entry in manifest["tensors"])]
     assert all(name.startswith(f"attempt_07-{manifest['nonce']}-") for name in names)
+
+
+def test_what_the_training_counts_on_while_a_checkpoint_is_written_is_not_in_it(run):
+    writer, state, may_begin = CheckpointWriter(run, attempt=0), {"phase": {"updates": [0]}}, threading.Event()
+    writer.submit(5, tensors_of(5), state, first=may_begin.wait)
+    state["phase"]["updates"].append(5)  # the phase changes before the file is written
+    may_begin.set()
+    writer.close()
+    assert load(run, 5)[1] == {"phase": {"updates": [0]}}
