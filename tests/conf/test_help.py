@@ -8,7 +8,7 @@ import yaml
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
-@pytest.mark.parametrize("group", ["trainer", "data", "cluster", "storage", "submit"])
+@pytest.mark.parametrize("group", ["trainer", "data", "cluster", "storage", "submit", "experiment"])
 def test_every_option_of_every_group_is_in_the_help(group):
     template = yaml.safe_load((CONF / "config.yaml").read_text())["hydra"]["help"]["template"]
     lines = template[template.index("Groups") :].splitlines()
