@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any
 
-from conf import augment_rules, families, fault_rules, phases
+from conf import augment_rules, families, fault_rules, judge_rules, phases
 from conf.errors import BadSpec, Problem
 from conf.schema import (
     Accelerator,
@@ -20,8 +20,6 @@ from conf.schema import (
 from conf.words import nearest as nearest
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-#: What an evaluation of the validation split gives.
-METRICS = ("validation_accuracy", "validation_loss")
 #: What the random generators of NumPy and TensorFlow take as a seed.
 SEEDS = range(2**32)
 #: What data.path names for the sources that need one.
@@ -90,7 +88,7 @@ def _names(job: JobSpec) -> list[Problem]:
         problems.append(
             Problem("run_id", None, f"job={job.job.name} works on a run that exists", "name it: run_id=...")
         )
-    for field, word, known in (("trainer.best_metric", job.trainer.best_metric, METRICS),):
+    for field, word, known in (("trainer.best_metric", job.trainer.best_metric, judge_rules.METRICS),):
         if word not in known:
             problems.append(Problem(field, word, "there is none of this name", nearest(word, known)))
     return problems + _class_weights(job.trainer.class_weights) + _balanced_twice(job) + _port(job.tensorboard.port)
@@ -186,7 +184,7 @@ def _data(data: DataSpec) -> list[Problem]:
 def _lengths(trainer: TrainerSpec) -> list[Problem]:
     if trainer.keep_best < 0:
         return [Problem("trainer.keep_best", trainer.keep_best, "must be at least 0", "0 keeps the newest alone")]
-    return phases.problems(trainer)
+    return phases.problems(trainer) + judge_rules.problems(trainer)
 
 
 def _fewest(job: JobSpec) -> list[Problem]:

@@ -277,6 +277,35 @@ class PhaseSpec:
 
 
 @dataclass
+class EarlyStoppingSpec:
+    """When a training ends before its length is over: in the last phase alone. The best is that of all phases."""
+
+    metric: str = "validation_accuracy"  # or validation_loss, of which less is better
+    patience: int = 5  # evaluations without a better one
+    min_delta: float = 0.0  # what is not better by more than this is not better
+    restore_best: bool = True  # report and export the weights of the best evaluation, whether it stopped early or not
+
+
+@dataclass
+class PlateauSpec:
+    """When learning rates are lowered beside what their schedule does. Begins anew in each phase."""
+
+    metric: str = "validation_loss"
+    factor: float = 0.1  # what they are multiplied by
+    patience: int = 3  # evaluations without a better one
+    min_delta: float = 1e-4
+    cooldown: int = 0  # evaluations that do not count after they were lowered
+    min_factor: float = 0.0  # never below this share of what the schedule says
+
+
+class Loss(Enum):
+    """What is made small."""
+
+    cross_entropy = "of the softmax"
+    focal = "cross-entropy that looks at what is hard: Lin et al. 2017"
+
+
+@dataclass
 class TrainerSpec:
     """What is learnt and how. Nothing here depends on the cluster."""
 
@@ -301,6 +330,15 @@ class TrainerSpec:
     keep_best: int = 0  # and that many of the best by best_metric, as of the last evaluation before each
     best_metric: str = "validation_accuracy"  # or validation_loss, of which less is better
     keep_every_steps: int | None = None  # and those at multiples of it, for ever
+    loss: Loss = Loss.cross_entropy
+    focal_gamma: float = 2.0  # focal loss: how little well classified examples count; 0 is cross-entropy
+    focal_alpha: float = 0.25  # focal loss: a factor on all of it
+    l2: float = (
+        0.0  # added to the loss: l2 * the squares of all weights that train, biases and normalisation left alone
+    )
+    ema_decay: float | None = None  # evaluate and export averages of the weights that move by 1 - ema_decay each step
+    early_stopping: EarlyStoppingSpec | None = None
+    plateau: PlateauSpec | None = None  # lower the learning rate where evaluations get no better
     label_smoothing: float = 0.0
     class_weights: Any = None  # null | balanced | {class: weight, ...}; classes that are not named weigh 1
     deterministic: bool = False  # same bits in every run on CPUs, at some cost

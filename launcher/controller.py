@@ -266,7 +266,7 @@ class Controller:
 
     def _outcome(self, ending: Ending, decision: Decision, attempt: int) -> Outcome:
         if ending.kind is Kind.done:
-            return Outcome("succeeded", attempt, ending.step or self._step, "done", exit_codes.DONE)
+            return Outcome("succeeded", attempt, ending.step or self._step, ending.message or "done", exit_codes.DONE)
         if self._interrupts.reason and decision.action is not Action.give_up:
             reason = f"{self._interrupts.reason}: {decision.reason}"
             return Outcome("stopped", attempt, ending.step or self._step, reason, self._interrupts.exit_code)

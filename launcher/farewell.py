@@ -16,7 +16,8 @@ from storage.store import NotStored
 def farewell(job: JobSpec, run_dir: RunDir, found: Outcome) -> str:
     """What a training says at its end."""
     if found.state == "succeeded":
-        return "\n".join([f"done: {found.step} steps", *metrics_lines(run_dir), *_places(run_dir), *_next(job)])
+        why = "" if found.reason == "done" else f", {found.reason}"
+        return "\n".join([f"done: {found.step} steps{why}", *metrics_lines(run_dir), *_places(run_dir), *_next(job)])
     if found.state == "stopped":
         where = f", at step {found.step}" if found.step else ""  # none while data is prepared
         return f"{found.reason}{where}\ngo on with:  {command(job)}"

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from textwrap import shorten
+from typing import Any
 
 from conf.exit_codes import BAD_SPEC, DONE, STOPPED
 from launcher.blame import account, is_consequence, suspect
@@ -117,7 +118,8 @@ def diagnose(statuses: Mapping[int, WorkerStatus], stop_requested: bool, stalled
         return Ending(Kind.hang, first.rank, None, trained_step(first), first.first_step, message)
     deaths = [status for status in statuses.values() if status.ended and status.exit_code != DONE]
     if not deaths:
-        return Ending(Kind.done, step=step)
+        result: Mapping[str, Any] = next((status.result for status in statuses.values() if status.result), {})
+        return Ending(Kind.done, step=max(step, int(result.get("step") or 0)), message=str(result.get("reason") or ""))
     real = [status for status in deaths if status.exit_code != STOPPED]
     if not real:
         kind = Kind.stopped if stop_requested else Kind.preempted

@@ -15,6 +15,7 @@ from trainer.far_events import FarEvents
 from trainer.loop import Every, Progress, Window
 from trainer.parameter_groups import MAIN, Optimizers
 from trainer.phases import AnyOptimizer
+from trainer.provenance import learning_digest, versions
 from trainer.session import Session
 
 log = logging.getLogger(__name__)
@@ -109,6 +110,7 @@ class TrainingCurves:
             if skips(self._session):
                 values["skipped_examples"] = self._session.num_skipped(progress)
             self._curves.scalars(progress.step, values)
+        progress.skipped += self._session.num_skipped(progress)
         progress.window = Window()
         self._since = time.perf_counter()
 
@@ -162,6 +164,30 @@ class Evaluation:
         self._session.channel.say("event", event="evaluated", details=details)
 
 
+class Judging:
+    """Lets the judges look at each evaluation, and does what they decide. Every worker decides the same."""
+
+    def __init__(self, session: Session, log_points: TrainingCurves, saving: "Saving"):
+        self._session, self._log_points, self._saving = session, log_points, saving
+
+    def __call__(self, progress: Progress) -> None:
+        """Lower the rate, keep the best, or end the training."""
+        session, judges = self._session, self._session.judges
+        is_last = session.phases.number == len(session.phases.specs) - 1
+        found = judges.judge(progress.last_metrics, progress.step, is_last)
+        if found.lowered:
+            session.phases.set_factor(judges.rate.factor)
+            details = {"step": progress.step, "factor": judges.rate.factor}
+            session.channel.say("event", event="plateau", details=details)
+        if found.stopped:
+            progress.finished = found.stopped
+            self._log_points(progress)
+            why = {"step": progress.step, "reason": found.stopped}
+            session.channel.say("event", event="stopped_early", details=why)
+        if found.is_best and judges.restores_best:
+            self._saving(progress)
+
+
 class Saving:
     """Takes a checkpoint: BatchNorm averaged by all workers, then the chief's snapshot, written in the background."""
 
@@ -208,6 +234,10 @@ def saved_state(session: Session, progress: Progress) -> dict[str, Any]:
         "data": session.manifest.digest,
         "lanes": session.lanes,
         "phase": session.phases.saved(),
+        "judges": session.judges.saved(),
+        "skipped_examples": progress.skipped + session.num_skipped(progress),
+        "versions": versions(),
+        "job": learning_digest(session.job),
     }
 
 
@@ -228,5 +258,7 @@ def every(session: Session, log_points: TrainingCurves, evaluation: Evaluation |
     trainer, an_epoch = session.job.trainer, session.lengths.steps_per_epoch
     actions = [Every(trainer.log_every_steps, log_points, at_end=True)]
     if evaluation:
-        actions.append(Every(trainer.eval_every_steps or an_epoch, evaluation, at_end=True))
+        period = trainer.eval_every_steps or an_epoch
+        actions.append(Every(period, evaluation, at_end=True))
+        actions.append(Every(period, Judging(session, log_points, saving), at_end=True))
     return [*actions, Every(trainer.checkpoint_every_steps, saving, at_end=True)]

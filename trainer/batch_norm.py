@@ -1,6 +1,6 @@
 """BatchNorm over replicas: moving statistics drift apart between them unless somebody averages them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
 import tensorflow as tf
@@ -30,13 +30,21 @@ def set_momentum(model: keras.Model, momentum: float) -> None:
         layer.momentum = momentum
 
 
-def averaging(strategy: tf.distribute.Strategy, model: keras.Model) -> Callable[[], None]:
+def statistics_of(layers: Iterable[keras.layers.BatchNormalization]) -> list[keras.Variable]:
+    """Their moving means and variances."""
+    return [variable for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
+
+
+def averaging(
+    strategy: tf.distribute.Strategy, model: keras.Model, averages: Sequence[tf.Variable] = ()
+) -> Callable[[], None]:
     """A function that gives every replica the mean of all replicas' moving statistics. Every worker has to call it.
 
-    Those of a frozen layer do not move: they are the same everywhere, and the mean of three might not be.
+    Those of a frozen layer do not move: they are the same everywhere, and the mean of three might not be. `averages` of
+    the statistics that move are averaged over replicas like them.
     """
-    moving = [layer for layer in batch_norms(model) if layer.trainable]
-    statistics = [v.value for layer in moving for v in (layer.moving_mean, layer.moving_variance)]
+    moving = statistics_of(layer for layer in batch_norms(model) if layer.trainable)
+    statistics = [*(variable.value for variable in moving), *averages]
     if strategy.num_replicas_in_sync == 1 or not statistics:
         return lambda: None
 

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from trainer.checkpoint_files import (
 )
 from trainer.checkpoint_manifest import FileEntry, Manifest, attempt_of, file_name, manifest_name
 from trainer.checkpoint_tensors import as_array, decoded, encoded
-from trainer.retention import Retention
+from trainer.retention import Retention, needed_by
 
 log = logging.getLogger(__name__)
 
@@ -216,7 +216,8 @@ class CheckpointWriter:
         save(self._run_dir, step, snapshot, state, self._attempt, metrics)
         if self._on_saved:
             self._on_saved(step)
-        prune(self._run_dir, self._keep, self._attempt, known_whole=step)
+        keep = replace(self._keep, needed=needed_by(state))
+        prune(self._run_dir, keep, self._attempt, known_whole=step)
 
 
 def _make_room(run_dir: RunDir, step: int, attempt: int) -> bool:

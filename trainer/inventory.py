@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from conf.errors import BadSpec
@@ -18,8 +18,8 @@ from conf.schema import JobSpec
 from data_pipeline.progress import send
 from storage.run_dir import RunDir
 from storage.store import StoreError, open_store
-from trainer.checkpoints import list_checkpoints, prune
-from trainer.retention import Retention
+from trainer.checkpoints import list_checkpoints, newest_state, prune
+from trainer.retention import Retention, needed_by
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 def take(job: JobSpec) -> dict[str, Any]:
     """What is there, oldest first, and the steps of those that were removed."""
     run = RunDir(job.storage.root, str(job.run_id))
-    removed = prune(run, Retention.of(job.trainer)) if job.checkpoints.prune else []
+    keep = replace(Retention.of(job.trainer), needed=needed_by(newest_state(run)))
+    removed = prune(run, keep) if job.checkpoints.prune else []
     found = list_checkpoints(run, verify=job.checkpoints.verify)
     return {"checkpoints": [asdict(status) for status in found], "removed": removed}
 

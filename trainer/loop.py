@@ -53,6 +53,8 @@ class Progress:
     loop_s: float = 0.0  # wall time of the last call of the compiled loop
     loop_steps: int = 0
     stopping: bool = False
+    skipped: int = 0  # corrupt examples that were left out, as of the last point on the curves
+    finished: str | None = None  # why it ended before its last step
     ends: Sequence[int] = ()  # of the phases: no call of the compiled loop goes beyond one
 
     @property
@@ -60,14 +62,25 @@ class Progress:
         """Epochs that are behind."""
         return self.step / self.steps_per_epoch
 
+    @property
+    def is_over(self) -> bool:
+        """Whether no step is left."""
+        return self.step >= self.steps or self.finished is not None
+
     def saved(self) -> dict[str, Any]:
         """The part that a checkpoint keeps, as JSON."""
-        return {"step": self.step, "window": asdict(self.window), "last_metrics": self.last_metrics}
+        return {
+            "step": self.step,
+            "window": asdict(self.window),
+            "last_metrics": self.last_metrics,
+            "skipped": self.skipped,
+        }
 
     def resume(self, saved: dict[str, Any]) -> None:
         """Go on from what a checkpoint kept."""
         self.step, self.window = int(saved["step"]), Window(**saved["window"])
         self.last_metrics = dict(saved["last_metrics"])
+        self.skipped = int(saved.get("skipped", 0))
 
 
 class Every(NamedTuple):
@@ -79,7 +92,7 @@ class Every(NamedTuple):
 
     def due(self, progress: Progress) -> bool:
         """Whether the step at hand is one of its own."""
-        return progress.step % self.steps == 0 or (self.at_end and progress.step >= progress.steps)
+        return progress.step % self.steps == 0 or (self.at_end and progress.is_over)
 
 
 RunSteps = Callable[[Iterator[Batch], int, bool], tf.Tensor]
@@ -99,7 +112,7 @@ def run_loop(
     `actions` come in order at their steps; `after_loop` comes after every call of the compiled loop.
     """
     actions = list(actions)
-    while progress.step < progress.steps and not progress.stopping:
+    while not progress.is_over and not progress.stopping:
         num_steps = steps_until_next(progress, steps_per_loop, [action.steps for action in actions])
         begun = time.perf_counter()
         totals = run_steps(batches, num_steps, wants_to_stop()).numpy()

@@ -2,30 +2,44 @@
 
 from dataclasses import dataclass
 
+import keras
 import tensorflow as tf
 
 from conf import rules
 from conf.errors import BadSpec, Problem
-from conf.schema import TrainerSpec
+from conf.schema import Loss, TrainerSpec
 from data_pipeline.manifest import Manifest
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Softmax cross-entropy with label smoothing and class weights."""
+    """Softmax cross-entropy, or focal loss, with label smoothing and class weights."""
 
     num_classes: int
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
+    gamma: float | None = None  # of the focal loss; None: cross-entropy
+    alpha: float = 1.0
 
     def losses(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         """The loss of each example, unweighted: [n] float32 from labels [n] and logits [n, classes]."""
         logits = tf.cast(logits, tf.float32)
+        if self.gamma is not None:
+            return self._focal(self._targets(labels), logits)
         if not self.label_smoothing:
             return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        return tf.nn.softmax_cross_entropy_with_logits(self._targets(labels), logits)
+
+    def _targets(self, labels: tf.Tensor) -> tf.Tensor:
         off = self.label_smoothing / self.num_classes
-        targets = tf.one_hot(labels, self.num_classes, 1 - self.label_smoothing + off, off)
-        return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+        return tf.one_hot(labels, self.num_classes, 1 - self.label_smoothing + off, off)
+
+    def _focal(self, targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """alpha * sum_c target_c * (1 - p_c)^gamma * -log p_c, as Keras's CategoricalFocalCrossentropy."""
+        logs = tf.nn.log_softmax(logits)
+        # No further from 0 and 1 than Keras: the power's gradient has no bound at 1.
+        others = tf.clip_by_value(1 - tf.exp(logs), keras.config.epsilon(), 1 - keras.config.epsilon())
+        return -self.alpha * tf.reduce_sum(targets * others**self.gamma * logs, -1)
 
     def weighted(self, batch: dict[str, tf.Tensor], logits: tf.Tensor) -> tf.Tensor:
         """The loss of each example times what it weighs: [n] float32.
@@ -54,7 +68,16 @@ def main_labels(batch: dict[str, tf.Tensor]) -> tf.Tensor:
 
 def make_objective(trainer: TrainerSpec, manifest: Manifest) -> Objective:
     """The objective of a recipe on a prepared set."""
-    return Objective(manifest.num_classes, trainer.label_smoothing, class_weights(trainer, manifest))
+    gamma, alpha = (trainer.focal_gamma, trainer.focal_alpha) if trainer.loss is Loss.focal else (None, 1.0)
+    weights = class_weights(trainer, manifest)
+    return Objective(manifest.num_classes, trainer.label_smoothing, weights, gamma, alpha)
+
+
+def regularise(model: keras.Model, l2: float) -> None:
+    """Add l2 * the sum of squares of every weight of two or more dimensions to the loss; of frozen ones nothing."""
+    for variable in model.trainable_variables:
+        if len(variable.shape) > 1:
+            variable.regularizer = keras.regularizers.L2(l2)
 
 
 def class_weights(trainer: TrainerSpec, manifest: Manifest) -> tuple[float, ...] | None:

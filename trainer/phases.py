@@ -19,6 +19,12 @@ from trainer.parameter_groups import Optimizers, make_optimizers, places
 AnyOptimizer: TypeAlias = keras.optimizers.Optimizer | Optimizers
 
 
+def rate_factor() -> tf.Variable:
+    """What a plateau multiplies learning rates by. In the strategy's scope."""
+    aggregation = tf.VariableAggregation.ONLY_FIRST_REPLICA
+    return tf.Variable(1.0, trainable=False, aggregation=aggregation, name="rate_factor")
+
+
 class Phases:
     """Every phase of a training, and the one at hand. Make it before any layer is frozen, in the strategy's scope."""
 
@@ -72,6 +78,11 @@ class Phases:
             raise BadSpec.of(key, len(self.specs), law, "go on with the job it began with")
         self.optimizer = self._make()
         return True
+
+    def set_factor(self, factor: float) -> None:
+        """Multiply every learning rate by what a plateau asks for, if there may be one."""
+        if self._factor is not None:
+            self._factor.assign(factor)
 
     def saved(self) -> dict[str, Any]:
         """What a checkpoint keeps of it, as JSON."""

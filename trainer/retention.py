@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from conf.schema import TrainerSpec
 
@@ -14,6 +15,7 @@ class Retention:
     best: int = 0  # by `metric`, beside the last ones
     metric: str = "validation_accuracy"
     every_steps: int | None = None  # multiples of it stay for ever
+    needed: frozenset[int] = frozenset()  # steps that something else refers to
 
     @classmethod
     def of(cls, trainer: TrainerSpec) -> "Retention":
@@ -31,7 +33,13 @@ class Retention:
         sign = 1 if is_loss(self.metric) else -1
         ranked = sorted(measured, key=lambda step: (sign * metrics[step][self.metric], step))
         milestones = [step for step in steps if self.every_steps and step % self.every_steps == 0]
-        return {*steps[-max(self.last, 1) :], *ranked[: self.best], *milestones}
+        return {*steps[-max(self.last, 1) :], *ranked[: self.best], *milestones, *self.needed & set(steps)}
+
+
+def needed_by(state: Mapping[str, Any] | None) -> frozenset[int]:
+    """The steps that the newest state of a training refers to: its best, whose weights it may end with."""
+    step = ((state or {}).get("judges", {}).get("early_stopping", {}) or {}).get("best_step")
+    return frozenset() if step is None else frozenset([int(step)])
 
 
 def is_loss(metric: str) -> bool:

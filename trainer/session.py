@@ -1,5 +1,6 @@
 """Everything that a training is made of, built once in the right order: devices, strategy, model, step, data, state."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator
@@ -21,16 +22,18 @@ from data_pipeline.order import evaluation_steps, examples_before, steps_per_epo
 from data_pipeline.pipeline import evaluation_dataset, training_dataset
 from data_pipeline.reader import Skipped
 from trainer import precision
-from trainer.batch_norm import averaging
+from trainer.averages import WeightAverages
+from trainer.batch_norm import averaging, batch_norms, statistics_of
 from trainer.channel import Channel
 from trainer.evaluation.evaluator import Counts, Evaluator
+from trainer.judges import Judges
 from trainer.lanes import num_lanes
 from trainer.ledger import Ledger
 from trainer.loop import Progress
 from trainer.model_parts import blocks_of
 from trainer.models import block_pattern, build_model
-from trainer.objective import make_objective
-from trainer.phases import Phases
+from trainer.objective import make_objective, regularise
+from trainer.phases import Phases, rate_factor
 from trainer.state import TrainingState
 from trainer.step import TrainingStep
 from trainer.strategy import configure_devices, make_strategy
@@ -75,17 +78,27 @@ class Session:
     def _build(self) -> None:
         trainer = self.job.trainer
         self.model = self.new_model()
+        if trainer.l2:
+            regularise(self.model, trainer.l2)
+        decay = trainer.ema_decay
+        self.averages = WeightAverages(self.strategy, self.model, decay) if decay is not None else None
+        self.judges = Judges.of(trainer)
         blocks = blocks_of(self.model, block_pattern(trainer.model))
-        self.phases = Phases(trainer, self.model, blocks, self.lengths.phases)
+        factor = rate_factor() if trainer.plateau else None
+        self.phases = Phases(trainer, self.model, blocks, self.lengths.phases, factor)
         self.loss_scale = precision.make_loss_scale(trainer.precision)
         self.evaluator = Evaluator(self.strategy, self.model, self.manifest.num_classes, self.lanes)
-        self.state = TrainingState(self.model, self.phases.optimizer, self.loss_scale)
+        self.state = TrainingState(self.model, self.phases.optimizer, self.loss_scale, self.averages)
         self._compile()
 
     def _compile(self) -> None:
         """The step of the phase at hand, in the strategy's scope; it is traced when it is first run."""
         trainer = self.job.trainer
         self.state.optimizer = self.phases.optimizer
+        statistics = statistics_of(layer for layer in batch_norms(self.model) if layer.trainable)
+        averages = self.averages
+        if averages:
+            averages.follow([*self.model.trainable_variables, *statistics])
         self.step = TrainingStep(
             self.strategy,
             self.model,
@@ -96,20 +109,30 @@ class Session:
             trainer.model.batch_norm is BatchNormSync.synchronized,
             self.loss_scale,
             self.lanes,
+            averages,
         )
-        self.average_batch_norm = averaging(self.strategy, self.model)
+        averaged = averages.averages_of(statistics) if averages else []
+        self.average_batch_norm = averaging(self.strategy, self.model, averaged)
 
     def change_phase(self, number: int) -> None:
         """Go over to a later phase: freeze and thaw, other optimizers, a new step. Every worker, at the same step."""
         with self.strategy.scope():
             self.phases.go_on(number)
+            self.judges.next_phase()
+            self.phases.set_factor(self.judges.rate.factor)
             self._compile()
 
-    def resume_phase(self, saved: dict[str, Any] | None) -> None:
-        """Stand in the phase that a checkpoint was saved in, ready for its tensors."""
+    def resume(self, state: dict[str, Any]) -> None:
+        """Stand in the phase that a checkpoint was saved in, judge as it did, ready for its tensors."""
         with self.strategy.scope():
-            if self.phases.resume(saved):
+            if self.phases.resume(state.get("phase")):
                 self._compile()
+        self.judges.resume(state.get("judges"))
+        self.phases.set_factor(self.judges.rate.factor)
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Within it the model has the weights that are evaluated and exported. Every worker has to enter it."""
+        return self.averages.in_place() if self.averages else contextlib.nullcontext()
 
     def new_model(self) -> keras.Model:
         """The job's model with random weights, in the strategy at hand."""
@@ -152,9 +175,12 @@ class Session:
         self.average_batch_norm()
         dataset = self._evaluation_dataset(split)
         num_steps = evaluation_steps(self.manifest.splits[split].num_examples, self.eval_shape.global_batch_size)
-        return self.evaluator.measure(
-            dataset, num_steps, lambda done: self.channel.say("progress", phase="evaluating", done=done, of=num_steps)
-        )
+        with self.averaged():
+            return self.evaluator.measure(
+                dataset,
+                num_steps,
+                lambda done: self.channel.say("progress", phase="evaluating", done=done, of=num_steps),
+            )
 
     def _evaluation_dataset(self, split: str) -> tf.data.Dataset:
         """Made once a split: small ones are decoded when they are made."""

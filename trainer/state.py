@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from conf.errors import BadSpec
+from trainer.averages import WeightAverages
 from trainer.models.constants import refresh
 from trainer.parameter_groups import Optimizers
 from trainer.precision import LossScale
@@ -20,16 +21,19 @@ class TrainingState:
     model: keras.Model
     optimizer: keras.optimizers.Optimizer | Optimizers
     loss_scale: LossScale | None
+    averages: WeightAverages | None = None
     progress: dict[str, Any] = field(default_factory=dict)
 
     def variables(self) -> dict[str, tf.Variable]:
-        """Every variable by name: model/..., optimizer/..., loss_scale/..."""
+        """Every variable by name: model/..., optimizer/..., loss_scale/..., ema/..."""
         named = {f"model/{variable.path}": variable.value for variable in self.model.variables}
         slots = self._slots()
         named |= {f"optimizer/{name}": variable.value for name, variable in slots}
         if self.loss_scale is not None:
             named |= self.loss_scale.variables
-        expected = len(self.model.variables) + len(slots)
+        averages = self.averages.variables if self.averages else {}
+        named |= averages
+        expected = len(self.model.variables) + len(slots) + len(averages)
         expected += len(self.loss_scale.variables) if self.loss_scale else 0
         if len(named) != expected:
             raise ValueError("two variables of the model share a name; give its layers names of their own")
@@ -58,6 +62,13 @@ class TrainingState:
             raise BadSpec.of("trainer.model.name", self.model.name, law, cure)
         for name, variable in variables.items():
             variable.assign(tf.convert_to_tensor(tensors[name], variable.dtype))
+        refresh(self.model)
+
+    def take_weights(self, tensors: dict[str, np.ndarray]) -> None:
+        """Put the weights alone of another checkpoint of the same training into the model, and their averages."""
+        for name, variable in self.variables().items():
+            if name.startswith(("model/", "ema/")):
+                variable.assign(tf.convert_to_tensor(tensors[name], variable.dtype))
         refresh(self.model)
 
 

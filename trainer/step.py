@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from conf.schema import OptimizerSpec
+from trainer.averages import WeightAverages
 from trainer.clipping import clipped
 from trainer.model_parts import is_partly_frozen
 from trainer.objective import Objective, main_labels
@@ -48,10 +49,11 @@ class TrainingStep:
         unroll: bool = False,
         loss_scale: LossScale | None = None,
         lanes: int = 1,
+        averages: WeightAverages | None = None,
     ):
         self.strategy, self.model, self.optimizer, self.objective = strategy, model, optimizer, objective
         self.clipping, self.micro_batches, self.unroll, self.loss_scale = clipping, micro_batches, unroll, loss_scale
-        self.lanes, self._is_partly_frozen = lanes, is_partly_frozen(model)
+        self.lanes, self._is_partly_frozen, self._averages = lanes, is_partly_frozen(model), averages
         self.pace = Pace(0.0, 0.0)  # of the last call of the compiled loop, on this worker
         # float64 sums of float32 values are exact here, so they do not depend on where a loop begins.
         self.totals = tf.Variable(
@@ -119,6 +121,8 @@ class TrainingStep:
 
     def _apply(self, gradients: list[tf.Tensor]) -> None:
         self.optimizer.apply(gradients, self.model.trainable_variables)
+        if self._averages is not None:
+            self._averages.update()
 
     def _unscaled_gradients(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
         gradients, own = self._gradients(batch)

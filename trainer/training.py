@@ -15,7 +15,8 @@ from storage import run_dir as names
 from storage.run_dir import RunDir
 from trainer import actions, pretrained
 from trainer.benchmark import benchmark
-from trainer.checkpoints import CheckpointWriter, list_checkpoints, newest_whole
+from trainer.checkpoint_files import Broken
+from trainer.checkpoints import CheckpointWriter, list_checkpoints, load, newest_whole
 from trainer.curves import Curves
 from trainer.evaluation import report
 from trainer.export import saved_model
@@ -39,6 +40,7 @@ def train(session: Session, run: RunDir, attempt: int) -> int:
     restore(session, run, progress)
     session.ledger.began(progress.step)
     split = session.validation_split()
+    refuse_blind_judges(session, split)
     train_curves = actions.open_curves(session, run, "train", progress.step)
     validation_curves = actions.open_curves(session, run, "validation", progress.step) if split else None
     writer = open_writer(session, run, attempt) if session.topology.is_chief else None
@@ -49,11 +51,22 @@ def train(session: Session, run: RunDir, attempt: int) -> int:
             if curves:
                 stack.callback(curves.close)
         _run(session, progress, split, train_curves, validation_curves, writer)
-    if progress.step < progress.steps:
+    if not progress.is_over:
         session.channel.say("result", step=progress.step, metrics=progress.last_metrics, spent=session.ledger.told())
         return exit_codes.STOPPED
-    finish(session, run, progress.step, progress.last_metrics)
+    step = take_best(session, run, progress.step)
+    finish(session, run, step, progress.last_metrics, progress.finished)
     return exit_codes.DONE
+
+
+def refuse_blind_judges(session: Session, split: str | None) -> None:
+    """Raise BadSpec where early stopping or a plateau would wait for evaluations that never come."""
+    trainer = session.job.trainer
+    judges = {"trainer.early_stopping": trainer.early_stopping, "trainer.plateau": trainer.plateau}
+    if split is None and any(judges.values()):
+        key, spec = next((key, spec) for key, spec in judges.items() if spec)
+        law = "the data has no validation split to judge by"
+        raise BadSpec.of(key, spec.metric, law, f"data with a validation split, or {key}=null")
 
 
 def open_writer(session: Session, run: RunDir, attempt: int) -> CheckpointWriter:
@@ -73,15 +86,18 @@ def restore(session: Session, run: RunDir, progress: Progress | None) -> int:
         if found.state["data"] != session.manifest.digest:
             law = f"the checkpoint of step {found.step} was trained on other data than what is prepared here now"
             raise BadSpec.of("data.path", session.manifest.url, law, "give the data it began with, or another run_id")
-        session.resume_phase(found.state.get("phase"))
+        session.resume(found.state)
         session.state.restore(found.tensors, f"step {found.step}")
         step = found.step
         if progress is not None:
             progress.resume(found.state["progress"])
+            progress.finished = session.judges.stopped
         session.channel.say("event", event="restored", details={"step": step, "broken": found.broken})
     else:
         refuse_broken(run)
         pretrained.load(session.model, session.job.trainer.model, session.channel)
+        if session.averages:
+            session.averages.begin()
     check_agreement(session, step)
     return step
 
@@ -117,8 +133,27 @@ def check_agreement(session: Session, step: int) -> None:
         )
 
 
-def finish(session: Session, run: RunDir, step: int, metrics: dict[str, float]) -> None:
-    """The report of the final split and the export, as the job asks for them."""
+def take_best(session: Session, run: RunDir, step: int) -> int:
+    """At the end of a training, the weights of its best evaluation where the job asks for them; their step.
+
+    They come from that step's checkpoint. Where it is broken, the last weights stay, and an event says so.
+    """
+    best = session.judges.patience.best_step
+    if not session.judges.restores_best or best is None or best == step:
+        return step
+    check_agreement(session, step)  # the chief comes here when all is saved
+    try:
+        tensors, _ = load(run, best)
+    except Broken as error:
+        session.channel.say("event", event="best_is_broken", details={"step": best, "reason": str(error)})
+        return step
+    session.state.take_weights(tensors)
+    session.channel.say("event", event="best_restored", details={"step": best})
+    return best
+
+
+def finish(session: Session, run: RunDir, step: int, metrics: dict[str, float], reason: str | None = None) -> None:
+    """The report of the final split and the export, as the job asks for them. `reason` says why it ended early."""
     trainer = session.job.trainer
     split = session.final_split()
     if trainer.evaluate_at_end and split:
@@ -126,7 +161,7 @@ def finish(session: Session, run: RunDir, step: int, metrics: dict[str, float]) 
             metrics = metrics | evaluate(session, run, step, split)
     if trainer.export_at_end and session.topology.is_chief:
         export(session, run, split or "train")
-    session.channel.say("result", step=step, metrics=metrics, spent=session.ledger.told())
+    session.channel.say("result", step=step, metrics=metrics, reason=reason, spent=session.ledger.told())
 
 
 def evaluate(session: Session, run: RunDir, step: int, split: str) -> dict[str, float]:
@@ -145,14 +180,17 @@ def evaluate(session: Session, run: RunDir, step: int, split: str) -> dict[str, 
 def export(session: Session, run: RunDir, split: str) -> None:
     """Write the weights at hand as a SavedModel; the chief alone."""
     session.channel.say("progress", phase="exporting")
-    weights = [_host_value(variable) for variable in session.model.weights]
+    with session.averaged():
+        weights = [_host_value(variable) for variable in session.model.weights]
     keras.mixed_precision.set_global_policy("float32")
     model = session.new_model()
     model.set_weights(weights)
     refresh(model)
     folder = run.local(names.SAVED_MODEL)
     images = session.examples(split)
-    expected = tf.nn.softmax(tf.cast(session.model(images, training=False), tf.float32)).numpy()
+    with session.averaged():
+        expected = session.model(images, training=False)
+    expected = tf.nn.softmax(tf.cast(expected, tf.float32)).numpy()
     tolerance = saved_model.TOLERANCES[session.job.trainer.precision]
     difference = saved_model.export(model, session.manifest.classes, folder, images, expected, tolerance)
     run.publish(names.SAVED_MODEL)
@@ -166,10 +204,11 @@ def keras_file(session: Session, run: RunDir) -> None:
         raise BadSpec.of("checkpoints.export", None, "there is nothing to export", "checkpoints.export=keras")
     name = names.KERAS_FILES[kind.name]
     path = run.local(name)
-    if kind is KerasFormat.keras:
-        session.model.save(path)
-    else:
-        session.model.save_weights(path)
+    with session.averaged():
+        if kind is KerasFormat.keras:
+            session.model.save(path)
+        else:
+            session.model.save_weights(path)
     run.publish(name)
     session.channel.say("event", event="exported", details={"format": kind.name})
 
@@ -181,7 +220,10 @@ def run_task(session: Session, run: RunDir, attempt: int) -> int:
         return train(session, run, attempt)
     if verb is Verb.benchmark:
         return benchmark(session, run)
-    step = restore(session, run, None)
+    progress = Progress(session.lengths.steps, session.lengths.steps_per_epoch)
+    step = restore(session, run, progress)
+    if progress.is_over:
+        step = take_best(session, run, step)
     if verb is Verb.evaluate:
         found = evaluate(session, run, step, session.final_split() or "train")
         session.channel.say("result", step=step, metrics=found)
@@ -220,7 +262,7 @@ def _run(
         session.average_batch_norm()
         return totals
 
-    if progress.step < progress.steps:
+    if not progress.is_over:
         run_loop(
             run_steps,
             session.training_batches(progress.step),

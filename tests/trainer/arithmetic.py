@@ -39,6 +39,7 @@ class Case:
     precision: Precision = Precision.float32
     lanes: int = 1
     mixed: bool = False
+    focal: bool = False
 
 
 ADAM = OptimizerSpec(name="adam", learning_rate=0.003)
@@ -52,6 +53,9 @@ CASES = {
     "smoothed-and-clipped": Case(dataclasses.replace(ADAM, clip_norm=0.3), label_smoothing=0.1, accumulation=4),
     "regularised": Case(l2=0.01, accumulation=4),
     "decayed": Case(dataclasses.replace(ADAM, name="adamw", weight_decay=0.1)),
+    "clipped-by-variable": Case(dataclasses.replace(ADAM, clip_variable_norm=0.05), accumulation=2),
+    "clipped-by-value": Case(OptimizerSpec(name="sgd", learning_rate=0.05, clip_value=0.01)),
+    "focal": Case(ADAM, focal=True, label_smoothing=0.1, class_weights=True, short=13),
     "rmsprop": Case(dataclasses.replace(ADAM, name="rmsprop")),
     "adagrad": Case(dataclasses.replace(ADAM, name="adagrad", learning_rate=0.05)),
     "lamb": Case(dataclasses.replace(ADAM, name="lamb", learning_rate=0.02), accumulation=2),
@@ -121,11 +125,13 @@ def by_keras(case: Case) -> dict[str, np.ndarray]:
     options = {"momentum": spec.momentum} if spec.name in ("sgd", "rmsprop") else {}
     if spec.weight_decay:
         options["weight_decay"] = spec.weight_decay
-    optimizer = kinds[spec.name](spec.learning_rate, global_clipnorm=spec.clip_norm, **options)
+    clipping = {"global_clipnorm": spec.clip_norm, "clipnorm": spec.clip_variable_norm, "clipvalue": spec.clip_value}
+    optimizer = kinds[spec.name](spec.learning_rate, **clipping, **options)
     model = new_model(dataclasses.replace(case, batch_norm=case.batch_norm and BatchNormSync.average))
     if spec.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["bias"])
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=case.label_smoothing)
+    kind = keras.losses.CategoricalFocalCrossentropy if case.focal else keras.losses.CategoricalCrossentropy
+    loss = kind(from_logits=True, label_smoothing=case.label_smoothing)
     model.compile(optimizer, loss, jit_compile=False)
     images, labels = digits(case.short)
     targets = keras.utils.to_categorical(labels, CLASSES)
@@ -172,7 +178,8 @@ def by_convoy(case: Case, strategy: tf.distribute.Strategy, first_replica: int, 
         spare_from_decay(optimizer, model)
         optimizer.build(model.trainable_variables)
         weights = tuple(class_weights().values()) if case.class_weights else None
-        objective = Objective(CLASSES, case.label_smoothing, weights)
+        gamma, alpha = (2.0, 0.25) if case.focal else (None, 1.0)
+        objective = Objective(CLASSES, case.label_smoothing, weights, gamma, alpha)
         unroll = case.batch_norm is BatchNormSync.synchronized
         scale = precision.make_loss_scale(case.precision)
         step = TrainingStep(

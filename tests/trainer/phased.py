@@ -15,10 +15,11 @@ from conf.phases import phase_steps
 from conf.schema import BatchNormSync, GroupSpec, OptimizerSpec, PhaseSpec, ScheduleSpec, TrainerSpec
 from data_pipeline.order import BatchShape
 from tests.trainer.arithmetic import BATCH, CLASSES, Case, batches, digits, new_model
-from trainer.batch_norm import averaging
+from trainer.averages import WeightAverages
+from trainer.batch_norm import averaging, batch_norms, statistics_of
 from trainer.model_parts import blocks_of
 from trainer.models.convnet import BLOCKS
-from trainer.objective import Objective
+from trainer.objective import Objective, regularise
 from trainer.phases import Phases
 from trainer.step import TrainingStep
 
@@ -93,6 +94,15 @@ def _frozen_body() -> list[Stretch]:
     return [Stretch(10, [(HEAD, keras.optimizers.Lion(), cosine(0.002, 10))])]
 
 
+def _head_then_all() -> list[Stretch]:
+    everything = keras.optimizers.SGD(momentum=0.9)
+    head = keras.optimizers.SGD(momentum=0.9)
+    return [
+        Stretch(4, [(HEAD, head, flat(0.05))]),
+        Stretch(6, [(HEAD, head, flat(0.05)), (ONE + TWO, everything, flat(0.05))]),
+    ]
+
+
 ADAM = OptimizerSpec(name="adam", learning_rate=0.01)
 COSINE = ScheduleSpec(name="cosine")
 PHASED = {
@@ -143,6 +153,15 @@ PHASED = {
         accumulation=4,
         case=Case(),
     ),
+    "averaged": Phased(
+        TrainerSpec(
+            optimizer=OptimizerSpec(name="sgd", learning_rate=0.05),
+            phases=[PhaseSpec(trainable="head", steps=4), PhaseSpec(steps=6)],
+            l2=0.02,
+            ema_decay=0.4,
+        ),
+        _head_then_all,
+    ),
     "frozen-body": Phased(
         TrainerSpec(
             optimizer=OptimizerSpec(name="lion", learning_rate=0.002, weight_decay=0.0),
@@ -154,12 +173,12 @@ PHASED = {
 }
 
 
-def by_plain_keras(phased: Phased) -> keras.Model:
-    """The model after the plain loop, on one replica."""
+def by_plain_keras(phased: Phased) -> dict[str, np.ndarray]:
+    """The weights after the plain loop, on one replica; where they are averaged, the averages over their history."""
     model = new_model(Case(batch_norm=phased.case.batch_norm and BatchNormSync.average))
     images, labels = digits()
     loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    step = 0
+    step, history = 0, [{variable.path: variable.numpy() for variable in model.variables}]
     for stretch in phased.plain():
         names = [name for group, _, _ in stretch.trained for name in group]
         for layer in model.layers:
@@ -168,6 +187,8 @@ def by_plain_keras(phased: Phased) -> keras.Model:
             rows = slice(step * BATCH, (step + 1) * BATCH)
             with tf.GradientTape() as tape:
                 loss = loss_of(labels[rows], model(images[rows], training=True))
+                kernels = [v for v in model.trainable_variables if v.path.endswith("kernel")]
+                loss += phased.trainer.l2 * tf.add_n([tf.reduce_sum(tf.square(v.value)) for v in kernels])
             variables = model.trainable_variables
             gradients = dict(zip([v.path for v in variables], tape.gradient(loss, variables), strict=True))
             for group, optimizer, rate in stretch.trained:
@@ -175,7 +196,17 @@ def by_plain_keras(phased: Phased) -> keras.Model:
                 optimizer.learning_rate = rate(place)
                 optimizer.apply([gradients[v.path] for v in own], own)
             step += 1
-    return model
+            history.append({variable.path: variable.numpy() for variable in model.variables})
+    return _averages(history, phased.trainer.ema_decay) if phased.trainer.ema_decay else history[-1]
+
+
+def _averages(history: list[dict[str, np.ndarray]], decay: float) -> dict[str, np.ndarray]:
+    """Exponential averages over the weights after each step, in float64."""
+    averages = {path: value.astype(np.float64) for path, value in history[0].items()}
+    for number, weights in enumerate(history[1:]):
+        kept = min(decay, (1 + number) / (10 + number))
+        averages = {path: kept * average + (1 - kept) * weights[path] for path, average in averages.items()}
+    return averages
 
 
 def by_phases(phased: Phased, strategy: tf.distribute.Strategy, first_replica: int, local_replicas: int) -> keras.Model:
@@ -187,6 +218,9 @@ def by_phases(phased: Phased, strategy: tf.distribute.Strategy, first_replica: i
     lengths = phase_steps(trainer, 100)
     with strategy.scope():
         model = new_model(phased.case)
+        if trainer.l2:
+            regularise(model, trainer.l2)
+        averages = WeightAverages(strategy, model, trainer.ema_decay) if trainer.ema_decay else None
         phases = Phases(trainer, model, blocks_of(model, BLOCKS), lengths)
     first = next(batches(phased.case, shape, replicas))
     signature = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in first.items()}
@@ -199,10 +233,17 @@ def by_phases(phased: Phased, strategy: tf.distribute.Strategy, first_replica: i
                 phases.go_on(number)
             unroll = phased.case.batch_norm is BatchNormSync.synchronized
             clipping = trainer.optimizer if phases.is_plain else OptimizerSpec()
-            micro_batches = phased.accumulation
-            step = TrainingStep(strategy, model, phases.optimizer, Objective(CLASSES), clipping, micro_batches, unroll)
+            statistics = statistics_of(layer for layer in batch_norms(model) if layer.trainable)
+            if averages:
+                averages.follow([*model.trainable_variables, *statistics])
+            micro_batches, objective, optimizer = phased.accumulation, Objective(CLASSES), phases.optimizer
+            step = TrainingStep(
+                strategy, model, optimizer, objective, clipping, micro_batches, unroll, averages=averages
+            )
         step.run(iterator, tf.constant(length), tf.constant(0.0, tf.float64))
-        averaging(strategy, model)()
+        averaging(strategy, model, averages.averages_of(statistics) if averages else ())()
+    if averages:
+        averages.swap()
     return model
 
 

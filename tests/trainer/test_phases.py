@@ -15,7 +15,7 @@ GROUPS = (("mirrored", 2), ("workers", 2))
 
 @functools.cache
 def reference(name: str) -> dict[str, np.ndarray]:
-    return weights_of(by_plain_keras(PHASED[name]))
+    return by_plain_keras(PHASED[name])
 
 
 def compare(name: str, found: dict[str, np.ndarray]) -> None:
