@@ -86,7 +86,7 @@ class Phases:
 
     def saved(self) -> dict[str, Any]:
         """What a checkpoint keeps of it, as JSON."""
-        return {"number": self.number, "updates": self.updates}
+        return {"number": self.number, "updates": list(self.updates)}  # a copy: it is written later
 
     def details(self) -> dict[str, Any]:
         """What an event tells of the phase at hand."""

@@ -81,6 +81,15 @@ BAD = [
     ("trainer.groups=[{part: head, optimizer: {clip_norm: 0}}]", "greater than 0", "trainer.groups.0.optimizer"),
     ("trainer.groups=[{part: -1}]", "a number of blocks above 0", "trainer.groups.0.part=head"),
     ("trainer.optimizer.layer_decay=1.5", "no faster than the one above", "layer_decay=0.8"),
+    ("trainer.ema_decay=1.0", "a share in (0, 1)", "trainer.ema_decay=0.999"),
+    ("trainer.early_stopping={metric: validation_acuracy}", "no evaluation gives this", "mean validation_accuracy?"),
+    ("trainer.early_stopping={patience: 0}", "at least one evaluation", "trainer.early_stopping.patience=3"),
+    ("trainer.plateau={factor: 1.0}", "a factor in (0, 1)", "trainer.plateau.factor=0.1"),
+    ("trainer.plateau={min_factor: -1}", "a share of the learning rate", "trainer.plateau.min_factor"),
+    ("trainer.plateau={cooldown: -1}", "at least 0", "trainer.plateau.cooldown=0"),
+    ("trainer.plateau={min_delta: .nan}", "0 or more", "trainer.plateau.min_delta=0"),
+    ("trainer.l2=-1", "0 or more", "trainer.l2"),
+    ("trainer.focal_alpha=0", "a number above 0", "trainer.focal_alpha"),
     ("trainer.optimizer.layer_decay=0", "no faster than the one above", "layer_decay=0.8"),
 ]
 

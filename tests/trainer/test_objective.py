@@ -94,6 +94,6 @@ def test_an_unknown_class_is_refused_with_the_nearest() -> None:
 def test_an_oversampled_epoch_has_as_many_steps_as_it_has_places() -> None:
     job = JobSpec(data=DataSpec(remainder=Remainder.pad), trainer=TrainerSpec(epochs=3, global_batch_size=8))
     data = manifest(["cat", "dog", "eel"], [10, 30, 0])
-    assert lengths(job, data) == Lengths(15, 5)
+    assert lengths(job, data) == Lengths(15, 5, (15,))
     job.data.oversample = Oversample.balanced
-    assert lengths(job, data) == Lengths(24, 8)
+    assert lengths(job, data) == Lengths(24, 8, (24,))

@@ -19,6 +19,7 @@ from data_pipeline.order import BatchShape
 from storage.store import open_store
 from tests.trainer.arithmetic import Case, batches, by_convoy, new_model
 from trainer import precision
+from trainer.averages import WeightAverages
 from trainer.batch_norm import averaging, batch_norms
 from trainer.channel import Pipes
 from trainer.curves import Curves
@@ -110,17 +111,23 @@ def test_a_step_that_overflows_changes_nothing_but_the_scale():
     scale = precision.LossScale()
     scale.scale.assign(1e30)
     strategy = tf.distribute.get_strategy()
-    step = TrainingStep(strategy, model, optimizer, Objective(10), OptimizerSpec(), loss_scale=scale)
+    averages = WeightAverages(strategy, model, 0.9)
+    averages.follow(model.trainable_variables)
+    objective = Objective(10)
+    step = TrainingStep(strategy, model, optimizer, objective, OptimizerSpec(), loss_scale=scale, averages=averages)
     before = [variable.numpy() for variable in (*model.trainable_variables, *optimizer.variables)]
+    averaged = {name: variable.numpy() for name, variable in averages.variables.items()}
     first = next(batches(Case(), BatchShape(32), range(1)))
     iterator = iter(tf.data.Dataset.from_tensors(first).repeat())
     step.run(iterator, tf.constant(1), tf.constant(0.0, tf.float64))
     after = [variable.numpy() for variable in (*model.trainable_variables, *optimizer.variables)]
     assert all(np.array_equal(old, new) for old, new in zip(before, after, strict=True))
+    assert all(np.array_equal(averaged[name], variable) for name, variable in averages.variables.items())
     assert float(scale.scale) == pytest.approx(5e29)
     scale.scale.assign(1024.0)
     step.run(iterator, tf.constant(1), tf.constant(0.0, tf.float64))
     assert optimizer.iterations.numpy() == 1 and float(scale.scale) == 1024.0
+    assert averages.variables["ema_updates"].numpy() == 1
 
 
 def test_a_snapshot_does_not_change_while_training_goes_on():

@@ -1,8 +1,10 @@
-"""Whole runs of a worker in phases: one that goes on anywhere ends with the bits of one that was never interrupted."""
+"""Whole runs of a worker in phases, with averages, a plateau and early stopping, killed and not: the same bits."""
 
+import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,30 +13,50 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conf.files import dump_job
-from conf.schema import DataSpec, JobSpec, ModelSpec, OptimizerSpec, PhaseSpec, ScheduleSpec, StorageSpec, TrainerSpec
+from conf.files import dump_job, load_job
+from conf.schema import (
+    CheckpointsSpec,
+    DataSpec,
+    EarlyStoppingSpec,
+    FaultSpec,
+    JobSpec,
+    KerasFormat,
+    ModelSpec,
+    OptimizerSpec,
+    PhaseSpec,
+    PlateauSpec,
+    ScheduleSpec,
+    StorageSpec,
+    TrainerSpec,
+)
 from data_pipeline.prepare import prepare
 from storage.run_dir import RunDir, checkpoint_name
 from tests.trainer.conftest import free_ports
-from trainer.checkpoints import newest_whole
+from trainer.checkpoints import load, newest_whole
+from trainer.models import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
+OLDER = Path(__file__).with_name("older_run")
 #: The phases end at 20 and 45; checkpoints are written at the change, in the middle, and at the end.
-STEPS, EVERY = 60, 10
+STEPS, EVERY = 100, 10
 HEAD = [PhaseSpec(trainable="head", steps=20, learning_rate=0.01, schedule=ScheduleSpec())]
 UPPER = [PhaseSpec(trainable="conv2", steps=25, schedule=ScheduleSpec(name="cosine", warmup_steps=5))]
 
 
 def job(root: Path, run_id: str) -> JobSpec:
-    model = ModelSpec(options={"filters": [8, 8], "dense": 16})
     trainer = TrainerSpec(
-        model=model,
+        model=ModelSpec(options={"filters": [8, 8], "dense": 16, "batch_norm": True}),
         optimizer=OptimizerSpec(name="adam", learning_rate=0.003),
-        phases=[*HEAD, *UPPER, PhaseSpec(optimizer=OptimizerSpec(name="sgd", learning_rate=0.01))],
+        phases=[*HEAD, *UPPER, PhaseSpec(optimizer=OptimizerSpec(name="sgd", learning_rate=0.002))],
         steps=STEPS,
         steps_per_loop=7,
+        eval_every_steps=5,
         checkpoint_every_steps=EVERY,
+        keep_checkpoints=2,
         keep_every_steps=EVERY,
+        ema_decay=0.8,
+        early_stopping=EarlyStoppingSpec("validation_loss", patience=3, min_delta=0.1),
+        plateau=PlateauSpec("validation_accuracy", factor=0.5, patience=1, min_delta=0.05),
         evaluate_at_end=False,
         export_at_end=False,
     )
@@ -42,8 +64,8 @@ def job(root: Path, run_id: str) -> JobSpec:
     return JobSpec(run_id=run_id, data=data, trainer=trainer, storage=StorageSpec(root=str(root / "runs")))
 
 
-def run(asked: JobSpec, workers: int = 1) -> dict[str, np.ndarray]:
-    """Run it to its end; its last checkpoint."""
+def start(asked: JobSpec, workers: int = 1, *words: str, attempt: int = 1) -> list[int]:
+    """Run it to its end; the workers' exit codes."""
     path = Path(asked.storage.root) / str(asked.run_id) / "job.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(dump_job(asked))
@@ -53,21 +75,31 @@ def run(asked: JobSpec, workers: int = 1) -> dict[str, np.ndarray]:
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
         environment |= {"TF_CONFIG": json.dumps(config)} if workers > 1 else {}
-        command = [sys.executable, "-m", "trainer.worker", "--job", str(path), "--attempt", "1"]
+        command = [sys.executable, "-m", "trainer.worker", "--job", str(path), "--attempt", str(attempt), *words]
         with (path.parent / f"{rank}.log").open("w") as log:
             running.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
-    codes = [process.wait(timeout=280) for process in running]
-    assert not any(codes), (path.parent / "0.log").read_text()[-3000:]
-    found = newest_whole(RunDir(asked.storage.root, str(asked.run_id)))
-    assert found is not None and found.step == asked.trainer.steps
+    return [process.wait(timeout=280) for process in running]
+
+
+def run(asked: JobSpec, workers: int = 1, attempt: int = 1) -> dict[str, np.ndarray]:
+    """Run it to its end, which has to be a good one; its last checkpoint."""
+    codes = start(asked, workers, attempt=attempt)
+    assert not any(codes), (run_of(asked).local("0.log")).read_text()[-3000:]
+    found = newest_whole(run_of(asked))
+    assert found is not None
     return found.tensors
+
+
+def run_of(asked: JobSpec) -> RunDir:
+    return RunDir(asked.storage.root, str(asked.run_id))
 
 
 def left_at(root: Path, step: int, run_id: str) -> JobSpec:
     """A job that stands where the calm run stood at `step`, as if it had been killed before it saved again."""
     source, copy = root / "runs" / "calm", root / "runs" / run_id
-    for saved in range(EVERY, step + 1, EVERY):
-        shutil.copytree(source / checkpoint_name(saved), copy / checkpoint_name(saved))
+    for folder in (source / "checkpoints").iterdir():
+        if int(folder.name.removeprefix("step_")) <= step:
+            shutil.copytree(folder, copy / "checkpoints" / folder.name)
     return job(root, run_id)
 
 
@@ -83,26 +115,87 @@ def calm(root) -> dict[str, np.ndarray]:
     return run(job(root, "calm"))
 
 
-def state_of(root: Path, step: int) -> dict[str, Any]:
-    folder = root / "runs" / "calm" / checkpoint_name(step)
+def state_of(root: Path, step: int, run_id: str = "calm") -> dict[str, Any]:
+    folder = root / "runs" / run_id / checkpoint_name(step)
     return dict(json.loads(next(folder.glob("*-state.json")).read_text()))
 
 
-def test_a_checkpoint_says_which_phase_it_is_of(root, calm):
-    found = [state_of(root, step)["phase"]["number"] for step in range(EVERY, STEPS + 1, EVERY)]
-    assert found == [0, 0, 1, 1, 2, 2], "a checkpoint at a change is still of the phase that ended"
+def last_state(asked: JobSpec) -> dict[str, Any]:
+    found = newest_whole(run_of(asked))
+    assert found is not None
+    return found.state
+
+
+def test_a_checkpoint_says_where_the_training_stands(root, calm):
+    found = [state_of(root, step)["phase"]["number"] for step in (10, 20, 30, 40, 50)]
+    assert found == [0, 0, 1, 1, 2], "a checkpoint at a change is still of the phase that ended"
     assert not any("adam" in name for name in calm) and any("sgd" in name for name in calm)
+    state = last_state(job(root, "calm"))
+    judges = state["judges"]
+    assert 45 < state["progress"]["step"] < STEPS and judges["stopped"].startswith("stopped early at step")
+    assert judges["plateau"]["factor"] < 1, "no rate was lowered in the last phase"
+    assert state_of(root, 40)["judges"]["plateau"]["factor"] < 1, "no rate was lowered in the second phase"
+    assert judges["best_metrics"].keys() == {"validation_loss", "validation_accuracy"}
+    assert {"python", "tensorflow", "keras", "numpy"} == state["versions"].keys()
+    assert len(state["job"]) == 64 and state["skipped_examples"] == 0
 
 
-@pytest.mark.parametrize("step", [20, 30])
-def test_a_run_goes_on_in_a_phase_or_at_a_change_with_the_same_bits(root, calm, step):
-    found = run(left_at(root, step, f"from-{step}"))
+def test_the_best_checkpoint_stays_and_its_averages_are_exported(root, calm):
+    asked = job(root, "calm")
+    judges = last_state(asked)["judges"]
+    best = judges["early_stopping"]["best_step"]
+    assert best < last_state(asked)["progress"]["step"] - 2 * 5, "the last is the best: nothing to restore"
+    tensors, state = load(run_of(asked), best)
+    assert state["progress"]["last_metrics"]["validation_loss"] == judges["early_stopping"]["best"]
+    exporting = dataclasses.replace(asked, checkpoints=CheckpointsSpec(export=KerasFormat.weights_h5))
+    assert start(exporting, 1, "--task", "checkpoints") == [0]
+    model = build_model(asked.trainer.model, (8, 8, 1), 10)
+    model.load_weights(root / "runs" / "calm" / "export" / "model.weights.h5")
+    for variable in model.variables:
+        assert np.array_equal(variable.numpy(), tensors[f"ema/{variable.path}"]), variable.path
+        assert not variable.path.startswith("logits") or not np.array_equal(variable, tensors[f"model/{variable.path}"])
+
+
+def same_bits(found: dict[str, np.ndarray], calm: dict[str, np.ndarray]) -> None:
     assert found.keys() == calm.keys()
     assert [name for name in calm if not np.array_equal(found[name], calm[name])] == []
 
 
+def test_a_run_that_is_killed_in_its_second_phase_ends_with_the_same_bits(root, calm):
+    asked = job(root, "killed")
+    assert start(dataclasses.replace(asked, fault=FaultSpec(kill_rank=0, at_step=41))) == [-signal.SIGKILL]
+    standing = newest_whole(run_of(asked))
+    assert standing is not None and standing.step <= 40  # whatever was saved when it died at step 42
+    same_bits(run(asked, attempt=2), calm)
+    theirs, ours = last_state(job(root, "calm")), last_state(asked)
+    assert ours == theirs
+
+
+def test_a_run_goes_on_exactly_at_a_change_with_the_same_bits(root, calm):
+    same_bits(run(left_at(root, 20, "from-20")), calm)
+
+
 def test_another_number_of_workers_goes_on_in_the_phase_it_finds(root, calm):
-    found = run(left_at(root, 40, "two-workers"), workers=2)
+    asked = left_at(root, 40, "two-workers")
+    found = run(asked, workers=2)
     assert found.keys() == calm.keys()
-    for name, value in calm.items():
-        assert np.abs(found[name] - value).max() <= 1e-5 * max(np.abs(value).max(), 1e-3), name
+    assert last_state(asked)["phase"]["number"] == 2 and last_state(asked)["judges"]["stopped"]
+
+
+def test_a_run_of_an_older_version_goes_on_as_it_would_have_then(root):
+    """`older_run` was written before there were phases, averages and judges: format version 1, without their state."""
+    old = load_job((OLDER / "job.yaml").read_text(), "job.yaml")
+    asked = dataclasses.replace(
+        old,
+        data=dataclasses.replace(old.data, out=str(root / "data")),
+        storage=StorageSpec(root=str(root / "runs")),
+    )
+    expected, _ = load(RunDir(str(OLDER.parent), OLDER.name), 36)
+    shutil.copytree(OLDER / checkpoint_name(24), root / "runs" / "old" / checkpoint_name(24))
+    begun, state = load(run_of(asked), 24)
+    assert "phase" not in state and "judges" not in state
+    found = run(asked)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert np.abs(found[name] - value).max() <= 1e-4 * max(float(np.abs(value).max()), 1e-3), name
+        assert value.ndim == 0 or not np.array_equal(value, begun[name]), f"{name} did not move"

@@ -24,6 +24,7 @@ def metrics(name: str = "validation_accuracy") -> dict[int, dict[str, float]]:
         (Retention(1, every_steps=20), {20, 40, 50}),
         (Retention(1, best=1, every_steps=30), {20, 30, 50}),
         (Retention(1, best=3, metric="validation_loss"), {50}),
+        (Retention(1, needed=frozenset([30, 35])), {30, 50}),
     ],
 )
 def test_the_newest_the_best_and_the_milestones_stay(keep, kept):
