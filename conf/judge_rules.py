@@ -14,19 +14,17 @@ def problems(trainer: TrainerSpec) -> list[Problem]:
     """Everything that is wrong with them."""
     found = []
     for key, spec in (("trainer.early_stopping", trainer.early_stopping), ("trainer.plateau", trainer.plateau)):
-        if spec is not None:
-            found += _judge(key, spec)
-    if trainer.plateau is not None:
-        key, plateau = "trainer.plateau", trainer.plateau
-        if not 0 < plateau.factor < 1:
-            law = "lowers the learning rate: a factor in (0, 1)"
-            found.append(Problem(f"{key}.factor", plateau.factor, law, f"{key}.factor=0.1"))
-        if not 0 <= plateau.min_factor < 1:
-            law = "is a share of the learning rate in [0, 1)"
-            found.append(Problem(f"{key}.min_factor", plateau.min_factor, law, f"{key}.min_factor=0.01"))
-        if plateau.cooldown < 0:
-            law = "a number of evaluations is at least 0"
-            found.append(Problem(f"{key}.cooldown", plateau.cooldown, law, f"{key}.cooldown=0"))
+        found += _judge(key, spec)
+    key, plateau = "trainer.plateau", trainer.plateau
+    if not 0 < plateau.factor < 1:
+        law = "lowers the learning rate: a factor in (0, 1)"
+        found.append(Problem(f"{key}.factor", plateau.factor, law, f"{key}.factor=0.1"))
+    if not 0 <= plateau.min_factor < 1:
+        law = "is a share of the learning rate in [0, 1)"
+        found.append(Problem(f"{key}.min_factor", plateau.min_factor, law, f"{key}.min_factor=0.01"))
+    if plateau.cooldown < 0:
+        law = "a number of evaluations is at least 0"
+        found.append(Problem(f"{key}.cooldown", plateau.cooldown, law, f"{key}.cooldown=0"))
     if trainer.ema_decay is not None and not 0 < trainer.ema_decay < 1:
         law = "is a share in (0, 1)"
         found.append(Problem("trainer.ema_decay", trainer.ema_decay, law, "trainer.ema_decay=0.999, or null for none"))
@@ -43,7 +41,7 @@ def _judge(key: str, spec: EarlyStoppingSpec | PlateauSpec) -> list[Problem]:
     if spec.metric not in METRICS:
         law = "no evaluation gives this metric"
         found.append(Problem(f"{key}.metric", spec.metric, law, nearest(spec.metric, METRICS)))
-    if spec.patience < 1:
+    if spec.patience is not None and spec.patience < 1:
         law = "waits for at least one evaluation"
         found.append(Problem(f"{key}.patience", spec.patience, law, f"{key}.patience=3"))
     if not 0 <= spec.min_delta < math.inf:

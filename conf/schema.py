@@ -281,7 +281,7 @@ class EarlyStoppingSpec:
     """When a training ends before its length is over: in the last phase alone. The best is that of all phases."""
 
     metric: str = "validation_accuracy"  # or validation_loss, of which less is better
-    patience: int = 5  # evaluations without a better one
+    patience: int | None = None  # evaluations without a better one; null: it does not end early
     min_delta: float = 0.0  # what is not better by more than this is not better
     restore_best: bool = True  # report and export the weights of the best evaluation, whether it stopped early or not
 
@@ -292,7 +292,7 @@ class PlateauSpec:
 
     metric: str = "validation_loss"
     factor: float = 0.1  # what they are multiplied by
-    patience: int = 3  # evaluations without a better one
+    patience: int | None = None  # evaluations without a better one; null: they are not lowered
     min_delta: float = 1e-4
     cooldown: int = 0  # evaluations that do not count after they were lowered
     min_factor: float = 0.0  # never below this share of what the schedule says
@@ -337,8 +337,8 @@ class TrainerSpec:
         0.0  # added to the loss: l2 * the squares of all weights that train, biases and normalisation left alone
     )
     ema_decay: float | None = None  # evaluate and export averages of the weights that move by 1 - ema_decay each step
-    early_stopping: EarlyStoppingSpec | None = None
-    plateau: PlateauSpec | None = None  # lower the learning rate where evaluations get no better
+    early_stopping: EarlyStoppingSpec = field(default_factory=EarlyStoppingSpec)
+    plateau: PlateauSpec = field(default_factory=PlateauSpec)  # lower the learning rate where nothing gets better
     label_smoothing: float = 0.0
     class_weights: Any = None  # null | balanced | {class: weight, ...}; classes that are not named weigh 1
     deterministic: bool = False  # same bits in every run on CPUs, at some cost

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -26,6 +26,8 @@ from conf.schema import JobSpec
 GROUPS = ("data", "trainer", "cluster", "storage", "submit", "experiment")
 #: Below this anything may stand: each model family has its own.
 FREE = "trainer.model.options."
+#: Keys of what a recipe lists, by its place.
+IN_A_LIST = re.compile(r"trainer\.(phases|fine_tuning|groups)\.\d+\.[\w.]+")
 #: How values of these types are written.
 LOOKS = {
     int: r"[+-]?\d+",
@@ -152,7 +154,7 @@ def _key_problems(word: str, key: str) -> list[Problem]:
         cure = f"{nearest(value, available)} known: {', '.join(available) or 'none'}".strip()
         return [Problem(key, value, f"there is no such option of {key}", cure)]
     keys = list(known_keys())
-    if key in keys or key.startswith(FREE):
+    if key in keys or key.startswith(FREE) or IN_A_LIST.fullmatch(key):
         return []
     close = nearest(_last_word(key, keys), [*keys, *GROUPS])
     general = "--help shows the groups and the keys most used; conf/schema.py has them all"
@@ -168,7 +170,7 @@ def _explain(error: Exception, words: Sequence[str]) -> BadSpec:
     """The refusal of the first value of a wrong type; Hydra's own first line where none is found."""
     for word in words:
         key, _, value = word.lstrip("+").partition("=")
-        if key in GROUPS or key.startswith(FREE):
+        if key in GROUPS or key.startswith(FREE) or IN_A_LIST.fullmatch(key):
             continue
         hint = _hint(key)
         if not _fits(value, hint):
@@ -192,6 +194,8 @@ def _fits(value: str, hint: Any) -> bool:
     types = _types(hint)
     if value == "null":
         return type(None) in types
+    if value.startswith(("[", "{")) and any(get_origin(k) is list or dataclasses.is_dataclass(k) for k in types):
+        return True  # what is in it is Hydra's to judge
     return any(kind is str or re.fullmatch(LOOKS.get(kind, "(?!)"), value) or _is_member(value, kind) for kind in types)
 
 

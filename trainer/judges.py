@@ -36,7 +36,7 @@ class Patience:
         if is_better(spec.metric, value, self.best, spec.min_delta):
             self.best, self.best_step, self.waited = value, step, 0
             return False
-        return may_stop and self.waited >= spec.patience
+        return may_stop and spec.patience is not None and self.waited >= spec.patience
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Plateau:
         if self.cooling > 0:
             return False
         self.waited += 1
-        if self.waited < spec.patience or self.factor <= spec.min_factor:
+        if spec.patience is None or self.waited < spec.patience or self.factor <= spec.min_factor:
             return False
         self.factor = max(self.factor * spec.factor, spec.min_factor)
         self.cooling, self.waited = spec.cooldown, 0
@@ -89,7 +89,8 @@ class Judges:
     @classmethod
     def of(cls, trainer: TrainerSpec) -> "Judges":
         """Those that a job asks for."""
-        return cls(trainer.early_stopping, trainer.plateau)
+        stopping, plateau = trainer.early_stopping, trainer.plateau
+        return cls(None if stopping.patience is None else stopping, None if plateau.patience is None else plateau)
 
     @property
     def restores_best(self) -> bool:

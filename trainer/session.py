@@ -84,7 +84,7 @@ class Session:
         self.averages = WeightAverages(self.strategy, self.model, decay) if decay is not None else None
         self.judges = Judges.of(trainer)
         blocks = blocks_of(self.model, block_pattern(trainer.model))
-        factor = rate_factor() if trainer.plateau else None
+        factor = rate_factor() if self.judges.plateau else None
         self.phases = Phases(trainer, self.model, blocks, self.lengths.phases, factor)
         self.loss_scale = precision.make_loss_scale(trainer.precision)
         self.evaluator = Evaluator(self.strategy, self.model, self.manifest.num_classes, self.lanes)

@@ -61,12 +61,12 @@ def train(session: Session, run: RunDir, attempt: int) -> int:
 
 def refuse_blind_judges(session: Session, split: str | None) -> None:
     """Raise BadSpec where early stopping or a plateau would wait for evaluations that never come."""
-    trainer = session.job.trainer
-    judges = {"trainer.early_stopping": trainer.early_stopping, "trainer.plateau": trainer.plateau}
-    if split is None and any(judges.values()):
-        key, spec = next((key, spec) for key, spec in judges.items() if spec)
-        law = "the data has no validation split to judge by"
-        raise BadSpec.of(key, spec.metric, law, f"data with a validation split, or {key}=null")
+    judges = {"trainer.early_stopping": session.judges.stopping, "trainer.plateau": session.judges.plateau}
+    for key, spec in judges.items():
+        if split is None and spec is not None:
+            law = "the data has no validation split to judge by"
+            cure = f"data with a validation split, or {key}.patience=null"
+            raise BadSpec.of(f"{key}.metric", spec.metric, law, cure)
 
 
 def open_writer(session: Session, run: RunDir, attempt: int) -> CheckpointWriter:

@@ -33,7 +33,10 @@ def run(asked: Asked) -> int:
         return 0
     local_placement(job.cluster)  # refuses at once
     if last.get("state") == "succeeded":
-        show(f"run {job.run_id} is finished ({last.get('step')} steps): {run_dir.url} - another run_id begins anew")
+        why = "" if last.get("reason") in (None, "done") else f", {last['reason']}"
+        show(
+            f"run {job.run_id} is finished ({last.get('step')} steps{why}): {run_dir.url} - another run_id begins anew"
+        )
         return 0
     return _train(job, run_dir)
 

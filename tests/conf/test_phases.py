@@ -87,7 +87,7 @@ BAD = [
     ("trainer.plateau={factor: 1.0}", "a factor in (0, 1)", "trainer.plateau.factor=0.1"),
     ("trainer.plateau={min_factor: -1}", "a share of the learning rate", "trainer.plateau.min_factor"),
     ("trainer.plateau={cooldown: -1}", "at least 0", "trainer.plateau.cooldown=0"),
-    ("trainer.plateau={min_delta: .nan}", "0 or more", "trainer.plateau.min_delta=0"),
+    ("trainer.plateau={min_delta: nan}", "0 or more", "trainer.plateau.min_delta=0"),
     ("trainer.l2=-1", "0 or more", "trainer.l2"),
     ("trainer.focal_alpha=0", "a number above 0", "trainer.focal_alpha"),
     ("trainer.optimizer.layer_decay=0", "no faster than the one above", "layer_decay=0.8"),

@@ -7,7 +7,8 @@ WORDS = (
     "trainer.phases=[{trainable: head, steps: 20}, {}]",
     "trainer.early_stopping={metric: validation_loss, patience: 2, min_delta: 0.5}",
     "trainer.ema_decay=0.9",
-    "trainer.model.options={filters: [8], dense: 0}",
+    "trainer.model.options.filters=[8]",
+    "trainer.model.options.dense=0",
     "trainer.steps_per_loop=10",
 )
 
