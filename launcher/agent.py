@@ -4,17 +4,20 @@ The child is tied to the agent twice: it dies with its parent (or its standby se
 end-of-file tells it that the agent is gone.
 """
 
-import importlib.metadata
+import hashlib
 import os
-import platform
 import socket
+import time
 
 import ray
 
+from conf.exit_codes import BAD_SPEC
+from launcher.installed import versions
 from launcher.messages import AgentReport, Order, WorkerStatus
 from launcher.standby import HostStandby
 from launcher.watch import Watch
 from storage.run_dir import RunDir
+from storage.store import StoreError
 
 
 class Agent:
@@ -25,6 +28,7 @@ class Agent:
         self._watch: Watch | None = None
         self._earlier: list[Watch] = []  # whose logs may still be on their way
         self._host_standby: HostStandby | None = None
+        self._refused: str | None = None  # why no child was started
 
     def describe(self) -> AgentReport:
         """Who and where this agent is, and what is installed there."""
@@ -44,6 +48,9 @@ class Agent:
             for watch in [watch for watch in self._earlier if watch.is_over]:
                 watch.close()
                 self._earlier.remove(watch)
+        self._watch, self._refused = None, unseen(order)
+        if self._refused:
+            return
         standby = order.standby
         if order.forked and standby is None:
             self._host_standby = self._host_standby or HostStandby(order.standby_key)
@@ -52,6 +59,9 @@ class Agent:
 
     def poll(self, wait_s: float) -> WorkerStatus:
         """The child's status: at once when it ended or has an event to tell, else after `wait_s`."""
+        if self._refused:
+            error = {"error_kind": "bad_spec", "message": self._refused}
+            return WorkerStatus(self._rank, started=True, exit_code=BAD_SPEC, exit_time=time.time(), error=error)
         return self._watch.poll(wait_s) if self._watch else WorkerStatus(self._rank)
 
     def send(self, line: str) -> None:
@@ -78,19 +88,25 @@ class Agent:
             self._host_standby.close()
 
 
+def unseen(order: Order) -> str | None:
+    """What is wrong if this host does not see the job that the driver wrote; None if it does."""
+    if order.job is None:
+        return None
+    name, digest = order.job
+    where = f"{order.root_url}/{order.run_id}/{name}"
+    try:
+        found = RunDir(order.root_url, order.run_id).store.get(name)
+    except StoreError as error:
+        seen = f"{socket.gethostname()} does not see {where} ({error})"
+    else:
+        if hashlib.sha256(found).hexdigest() == digest:
+            return None
+        seen = f"{socket.gethostname()} sees another job than the driver wrote at {where}"
+    return f"storage.root={order.root_url} - {seen} - give a folder that all hosts share, or a bucket"
+
+
 def free_port(ip: str) -> int:
     """A port that nobody used a moment ago."""
     with socket.socket() as probe:
         probe.bind((ip, 0))
         return int(probe.getsockname()[1])
-
-
-def versions() -> dict[str, str]:
-    """What has to be the same on every host."""
-    found = {"python": platform.python_version(), "ray": ray.__version__}
-    for name in ("tensorflow", "keras"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "none"
-    return found

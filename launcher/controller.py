@@ -20,6 +20,7 @@ from launcher.messages import AgentReport, Order, WorkerStatus
 from launcher.patience import patience_s, stalled
 from launcher.recovery import Action, Decision, Ending, Kind, decide, diagnose, trained_step
 from launcher.rendezvous import Absent, NoRoom, ranks
+from launcher.straggler import Straggler, Stragglers
 from launcher.turnover import Leaving, Turnover
 
 logger = logging.getLogger(__name__)
@@ -99,6 +100,8 @@ class Controller:
         self._step = 0
         self._spent = Spent(journal)
         self._has_told_data = False
+        self._has_warned = False
+        self._stragglers = Stragglers()
         self._capacity = Capacity(journal, console)
         leaving = gang.leaving if cluster.address is not None and not is_preparing else None
         self._turnover = Turnover(() if is_preparing else sizes, gang.room, leaving)
@@ -139,6 +142,7 @@ class Controller:
         self._spent.forget()
         orders = self._planner(attempt, reports)
         self._turnover.begin(len(orders))
+        self._stragglers = Stragglers()
         self._gang.start(orders)
         hosts = [report.host for report in reports]
         self._journal.event("attempt_started", attempt, module=orders[0].module, workers=len(orders), hosts=hosts)
@@ -195,6 +199,8 @@ class Controller:
         for rank, status in statuses.items():
             for event in status.events:
                 self._journal.told(attempt, rank, event)
+                if event.get("event") == "checkpoint_saved":
+                    self._check_grace(attempt, float(event.get("details", {}).get("seconds", 0.0)))
                 if event.get("event") == "prepared":
                     self._tell_prepared(event)
                 if event.get("event") == "weights_loaded" and rank == 0:
@@ -206,7 +212,30 @@ class Controller:
         if chief is not None and chief.progress:
             self._step = max(self._step, trained_step(chief) or 0)
             self._spent.note(attempt, chief)
+            self._note_stragglers(attempt, statuses)
             self._console.progress(chief.progress)
+
+    def _check_grace(self, attempt: int, seconds: float) -> None:
+        """Warn, once, where a stop would not have the time that a save takes."""
+        if seconds <= self._cluster.grace_s or self._has_warned:
+            return
+        self._has_warned = True
+        self._journal.event("slow_save", attempt, seconds=seconds, grace_s=self._cluster.grace_s)
+        cure = f"give cluster.grace_s more than {seconds:.0f}, or a faster storage.root"
+        self._console.say(
+            f"warning: a checkpoint took {seconds:.1f} s to save, and a stop or a pre-emption has "
+            f"cluster.grace_s={self._cluster.grace_s:g} - {cure}"
+        )
+
+    def _note_stragglers(self, attempt: int, statuses: Mapping[int, WorkerStatus]) -> None:
+        found = self._stragglers.note(statuses)
+        if isinstance(found, Straggler):
+            numbers = {"own_step_s": found.own_step_s, "others_step_s": found.others_step_s}
+            self._journal.event("straggler", attempt, found.rank, **numbers)
+            words = f"its part of a step takes {found.own_step_s:.3g} s, the others' {found.others_step_s:.3g} s"
+            self._console.say(f"the others wait for {ranks([found.rank])}: {words}")
+        elif found is not None:
+            self._journal.event("straggler_over", attempt, found)
 
     def _tell_prepared(self, event: Mapping[str, Any]) -> None:
         """What the data is like, once, whichever host was the last to finish."""

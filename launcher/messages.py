@@ -27,6 +27,7 @@ class Order:
     forked: bool = False  # from the standby server, if there is one
     standby: Standby | None = None  # the driver's; without one an agent starts its host's own
     standby_key: str = "convoy"  # agents of one job on one host share the server of this name
+    job: tuple[str, str] | None = None  # the job's name in the run directory and the sha256 it has to have there
 
 
 @dataclass(frozen=True)

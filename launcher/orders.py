@@ -78,6 +78,7 @@ class Orders:
             root_url=root_url,
             run_id=self.run_dir.run_id,
             log=log_name(attempt, rank),
+            job=(attempt_job_name(attempt), hashlib.sha256(dump_job(self._job_of(attempt)).encode()).hexdigest()),
             env=env | {"PYTHONUNBUFFERED": "1"},
             cwd=os.getcwd(),
             forked=forked,

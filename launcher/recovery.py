@@ -32,6 +32,9 @@ LONGEST_BACK_OFF_S = 30.0
 LONGEST_MESSAGE = 500  # characters; the log has all of it
 DISK_FULL_CURE = "free some space or choose another storage.root; then the same command goes on"
 _FULL_WORDS = ("no space left on device", "enospc", "errno 28]", "disk quota exceeded")
+#: In Ray's account of an agent's death.
+_PREEMPTED_WORDS = ("preempt", "was drained", "draining")
+_MEMORY_WORDS = ("out of memory", "outofmemory", "running low on memory", "oom")
 _ERROR_TYPE = re.compile(r"[\w.]+(?=:)")
 _PORT_WORDS = ("address already in use", "could not start grpc server", "errno: 98", "failed to bind")
 
@@ -147,15 +150,25 @@ def kind_of(status: WorkerStatus) -> Kind:
     """The kind of one worker's death."""
     if status.exit_code == BAD_SPEC:
         return Kind.bad_spec
-    if status.lost is not None or (status.exit_code or 0) < 0:
-        return Kind.infrastructure
     error = status.error or {}
+    if status.lost is not None:
+        return _kind_of_loss(status.lost)
+    if (status.exit_code or 0) < 0:
+        return Kind.out_of_memory if error.get("error_kind") == "out_of_memory" else Kind.infrastructure
     if any(word in str(error.get("message", "")).lower() for word in _PORT_WORDS):
         return Kind.port
     if any(word in str(error.get("message", "")).lower() for word in _FULL_WORDS):
         return Kind.disk_full
     told = (Kind.bad_spec, Kind.user, Kind.bad_data, Kind.disk_full, Kind.out_of_memory, Kind.infrastructure)
     return {kind.value: kind for kind in told}.get(str(error.get("error_kind")), Kind.unknown)
+
+
+def _kind_of_loss(account: str) -> Kind:
+    """What Ray's account of a dead agent or host says of the cause."""
+    said = account.lower()
+    if any(word in said for word in _PREEMPTED_WORDS):
+        return Kind.preempted
+    return Kind.out_of_memory if any(word in said for word in _MEMORY_WORDS) else Kind.infrastructure
 
 
 def explain(status: WorkerStatus) -> str:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from conf.errors import BadSpec
+from conf.errors import BadSpec, Problem
 from launcher.messages import AgentReport
 from launcher.placement import Placement
 
@@ -34,15 +34,27 @@ def ranks(members: Sequence[int]) -> str:
 
 
 def check_alike(reports: Sequence[AgentReport]) -> None:
-    """Refuse hosts with different versions: their workers would not understand one another."""
-    first = reports[0]
-    for report in reports[1:]:
-        for name, version in report.versions.items():
-            if version != first.versions.get(name):
-                other = f"rank {first.rank} on {first.host} has {first.versions.get(name)}"
-                law = f"every host needs the same {name}: {other}"
-                shown = f"{name} {version} on {report.host} (rank {report.rank})"
-                raise BadSpec.of("cluster", shown, law, "install the same image on all hosts")
+    """Refuse hosts with different versions, naming who has what: their workers would not understand one another."""
+    names = dict.fromkeys(name for report in reports for name in report.versions)
+    problems = [problem for name in names if (problem := _difference(name, reports))]
+    if problems:
+        raise BadSpec(problems)
+
+
+def _difference(name: str, reports: Sequence[AgentReport]) -> Problem | None:
+    """Who has which version of one thing; None if all have the same."""
+    owners: dict[str, list[AgentReport]] = {}
+    for report in reports:
+        owners.setdefault(report.versions.get(name, "none"), []).append(report)
+    if len(owners) == 1:
+        return None
+    listed = "; ".join(
+        f"{version} on {', '.join(dict.fromkeys(report.host for report in having))} ({ranks([r.rank for r in having])})"
+        for version, having in owners.items()
+    )
+    return Problem(
+        "cluster", name, f"every host needs the same {name}: {listed}", "install the same image on all hosts"
+    )
 
 
 def check_gpus(reports: Sequence[AgentReport], placement: Placement) -> None:

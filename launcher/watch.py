@@ -16,6 +16,7 @@ from typing import Any
 
 from launcher.child import Child, Ends, StandbyGone, start_child
 from launcher.log_copy import LogCopy
+from launcher.memory_kills import memory_kills
 from launcher.messages import Order, Standby, WorkerStatus
 from storage.run_dir import RunDir
 
@@ -39,6 +40,7 @@ class Watch:
         self._begun = self._heard = time.monotonic()
         self._child: Child | None = None
         self._killed = threading.Event()
+        self._memory_kills = memory_kills()
         self._exit_code: int | None = None
         self._exit_time = 0.0
         self._progress: dict[str, Any] = {}
@@ -122,6 +124,9 @@ class Watch:
                 os.close(fd)
         if self._child is not None:
             exit_code = self._child.wait()
+            if exit_code == -signal.SIGKILL and not self._killed.is_set() and memory_kills() > self._memory_kills:
+                said = "killed by the kernel (signal 9), which had run out of memory meanwhile"
+                self._take({"kind": "error", "error_kind": "out_of_memory", "message": said})
             self._reader.join(PIPE_DRAIN_S)
         with self._changed:
             os.close(self._control)

@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import secrets
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
@@ -168,6 +169,7 @@ class CheckpointWriter:
         self._run_dir, self._attempt, self._keep, self._on_saved = run_dir, attempt, keep or Retention(), on_saved
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
+        self.last_save_s = 0.0  # how long the newest save took
 
     @property
     def is_busy(self) -> bool:
@@ -213,7 +215,9 @@ class CheckpointWriter:
     ) -> None:
         if first:
             first()
+        begun = time.monotonic()
         save(self._run_dir, step, snapshot, state, self._attempt, metrics)
+        self.last_save_s = time.monotonic() - begun
         if self._on_saved:
             self._on_saved(step)
         keep = replace(self._keep, needed=needed_by(state))

@@ -73,9 +73,11 @@ def open_writer(session: Session, run: RunDir, attempt: int) -> CheckpointWriter
     """The chief's writer of checkpoints, which tells of each that is there for good."""
 
     def tell(step: int) -> None:
-        session.channel.say("event", event="checkpoint_saved", details={"step": step})
+        details = {"step": step, "seconds": round(writer.last_save_s, 3)}
+        session.channel.say("event", event="checkpoint_saved", details=details)
 
-    return CheckpointWriter(run, attempt, Retention.of(session.job.trainer), tell)
+    writer = CheckpointWriter(run, attempt, Retention.of(session.job.trainer), tell)
+    return writer
 
 
 def restore(session: Session, run: RunDir, progress: Progress | None) -> int:

@@ -39,10 +39,21 @@ def describe(run_dir: RunDir) -> list[str]:
         lines.append(f"last sign {_age(seconds_of(events[-1]), now)}")
     if ended.get("reason") and not state.startswith("running"):
         lines.append(f"reason    {ended['reason']}")
+    lines += _straggler(events)
     spent = goodput(events)
     lines += table(spent) if spent.wall_s and spent.steps + spent.lost_steps else []
     shown = [event for event in events if event.get("kind") not in QUIET][-LAST_EVENTS:]
     return [*lines, *(_line(event, now) for event in shown)]
+
+
+def _straggler(events: list[dict[str, Any]]) -> list[str]:
+    """The worker that the others wait for, if there is one now."""
+    telling = [event for event in events if event.get("kind") in ("straggler", "straggler_over", "attempt_ended")]
+    if not telling or telling[-1].get("kind") != "straggler":
+        return []
+    rank, details = telling[-1].get("rank"), telling[-1].get("details") or {}
+    own, others = float(details.get("own_step_s", 0.0)), float(details.get("others_step_s", 0.0))
+    return [f"straggler rank {rank}: its part of a step takes {own:.3g} s, the others' {others:.3g} s"]
 
 
 def _line(event: Mapping[str, Any], now: float) -> str:

@@ -72,8 +72,7 @@ def until(convoy: Any, run_id: str, process: Any, is_so: Callable[[list[dict[str
 def test_a_job_goes_on_with_fewer_workers_and_grows_back(convoy, hosts):
     elastic = ("cluster.min_workers=1", "cluster.capacity_timeout_s=1", f"cluster.address={hosts.address}")
     process = convoy.start("run_id=elastic", "cluster=2cpu", *elastic, *JOB, *SLOW)
-    until(convoy, "elastic", process, lambda events: "first_step" in kinds(events))
-    time.sleep(2)  # so that there are steps to be lost; the first checkpoint is five seconds away
+    until(convoy, "elastic", process, lambda events: "straggler" in kinds(events))  # there are steps to be lost now
     hosts.kill_one()
     until(convoy, "elastic", process, lambda events: sizes(events) == [2, 1])
     hosts.add_one()
@@ -81,6 +80,8 @@ def test_a_job_goes_on_with_fewer_workers_and_grows_back(convoy, hosts):
     assert process.returncode == 0, said[-4000:]
     events = convoy.events("elastic")
     assert sizes(events) == [2, 1, 2]
+    assert next(event["rank"] for event in events if event["kind"] == "straggler") == 0
+    assert "the others wait for rank 0" in said
     assert "going on with 1 of 2 workers" in said and "there is room for 2 workers again" in said
     ends = [event["details"]["kind"] for event in events if event["kind"] == "attempt_ended"]
     assert ends[-3:] == ["infrastructure", "resized", "done"]

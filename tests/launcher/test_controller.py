@@ -273,3 +273,13 @@ def test_a_stop_ends_the_waiting_for_capacity(setting):
     setting.run_dir.write_json(STOP_REQUEST, {})
     found = setting.run(ScriptedGang(NoRoom("nobody")))
     assert (found.state, found.exit_code) == ("stopped", 75)
+
+
+def test_a_save_that_takes_longer_than_the_grace_is_warned_of_once(tmp_path, capsys):
+    setting = Setting(tmp_path, grace_s=5)
+    slow = ({"event": "checkpoint_saved", "details": {"step": 5, "seconds": 7.25}},)
+    quick = ({"event": "checkpoint_saved", "details": {"step": 5, "seconds": 4.0}},)
+    setting.run(ScriptedGang([[at(0, 5, events=told)] for told in (quick, slow, slow)] + [[at(0, 9, 0)]]))
+    said = capsys.readouterr().out
+    assert said.count("warning: a checkpoint took 7.2 s to save") == 1 and "cluster.grace_s more than 7" in said
+    assert setting.kinds().count("slow_save") == 1
