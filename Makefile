@@ -47,8 +47,8 @@ test: $(VENV)/.installed-dev ## the whole test suite; TESTS="tests/conf -k batch
 	$(PY) -m pytest --durations=15 $(TESTS)
 
 .PHONY: models
-models: $(VENV)/.installed-dev ## every model of keras.applications against Keras itself: minutes
-	$(PY) -m pytest --durations=5 tests/trainer/every_model.py
+models: $(VENV)/.installed-dev ## every model of keras.applications against Keras itself, and the same bits again: minutes
+	$(PY) -m pytest --durations=5 tests/trainer/every_model.py tests/trainer/deterministic_models.py
 
 .PHONY: chaos
 chaos: $(VENV)/.installed-dev ## a quarter of an hour of deaths: every phase, law 4, and a seeded storm; CHAOS_SEED=2 for another

@@ -33,6 +33,7 @@ from trainer.loop import Progress
 from trainer.model_parts import blocks_of
 from trainer.models import block_pattern, build_model
 from trainer.objective import make_objective, regularise
+from trainer.pace import Clock
 from trainer.phases import Phases, rate_factor
 from trainer.state import TrainingState
 from trainer.step import TrainingStep
@@ -110,6 +111,7 @@ class Session:
             self.loss_scale,
             self.lanes,
             averages,
+            Clock(runs=not trainer.deterministic),
         )
         averaged = averages.averages_of(statistics) if averages else []
         self.average_batch_norm = averaging(self.strategy, self.model, averaged)

@@ -16,7 +16,7 @@ from trainer.averages import WeightAverages
 from trainer.clipping import clipped
 from trainer.model_parts import is_partly_frozen
 from trainer.objective import Objective, main_labels
-from trainer.pace import Pace, applied, arrived, when
+from trainer.pace import Clock, Pace
 from trainer.parameter_groups import Optimizers
 from trainer.parts import Batch, sum_over_parts
 from trainer.precision import LossScale
@@ -50,10 +50,12 @@ class TrainingStep:
         loss_scale: LossScale | None = None,
         lanes: int = 1,
         averages: WeightAverages | None = None,
+        clock: Clock | None = None,
     ):
         self.strategy, self.model, self.optimizer, self.objective = strategy, model, optimizer, objective
         self.clipping, self.micro_batches, self.unroll, self.loss_scale = clipping, micro_batches, unroll, loss_scale
         self.lanes, self._is_partly_frozen, self._averages = lanes, is_partly_frozen(model), averages
+        self.clock = clock or Clock()
         self.pace = Pace(0.0, 0.0)  # of the last call of the compiled loop, on this worker
         # float64 sums of float32 values are exact here, so they do not depend on where a loop begins.
         self.totals = tf.Variable(
@@ -83,12 +85,12 @@ class TrainingStep:
 
         def one_more(done: tf.Tensor, waited: tf.Tensor, own: tf.Tensor, free: tf.Tensor) -> tuple[tf.Tensor, ...]:
             batch = next(iterator)
-            waited += tf.maximum(arrived(batch) - free, 0.0)
+            waited += tf.maximum(self.clock.arrived(batch) - free, 0.0)
             own += self._step(batch) - free
-            return done + 1, waited, own, applied(self._variables[0])
+            return done + 1, waited, own, self.clock.applied(self._variables[0])
 
         none = tf.constant(0.0, tf.float64)
-        begin = (tf.constant(0), none, none, tf.timestamp())
+        begin = (tf.constant(0), none, none, self.clock.now())
         _, waited, own, _ = tf.while_loop(lambda done, *_: done < num_steps, one_more, begin)
         totals = self.strategy.run(lambda asked: self.totals.read_value() + asked * [0.0, 0.0, 0.0, 1.0], args=(stop,))
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, totals, axis=None), tf.stack([waited, own])
@@ -132,7 +134,7 @@ class TrainingStep:
     def _gradients(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor]:
         """The gradient of the global batch, reduced over replicas, clipped, unscaled; when the own part was there."""
         gradients, totals = self._accumulate(batch)
-        own = when(gradients, totals[0])
+        own = self.clock.when(gradients, totals[0])
         self.totals.assign_add(tf.concat([totals, tf.zeros([1], tf.float64)], 0))
         if self.strategy.num_replicas_in_sync > 1:
             replica = tf.distribute.get_replica_context()
