@@ -21,8 +21,8 @@ STEM = "stem"
 _BLOCK = re.compile(
     r"(?:^|_)(stage_?\d+_block_?\d+|conv\d+_block\d+|block_?\d+[a-z]?(?:_\d+(?=_|$))?|expanded_conv(?:_\d+)?)(?=_|$)"
 )
-#: Inception's blocks have no name but that of the layer they end with.
-_END_OF_BLOCK = re.compile(r"mixed_?\d+\w*")
+#: The blocks of Inception and NASNet have no name but that of the layer they end with.
+_END_OF_BLOCK = re.compile(r"mixed_?\d+\w*|(?:normal|reduction)_concat_\w+")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,9 @@ def blocks_of(model: keras.Model, pattern: re.Pattern[str] | None = None) -> lis
         else:
             current = match[1] if match else current
             found.setdefault(current, []).append(layer)
+    above = found.pop(f"above {nameless}", [])  # what follows the last of them, such as a pooling
+    if above:
+        found[next(reversed(found))] += above
     blocks = [Block(name, tuple(layers)) for name, layers in found.items()]
     return [*blocks, Block(HEAD, tuple(head))]
 
