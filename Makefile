@@ -68,6 +68,7 @@ format: $(VENV)/.installed-dev ## rewrite the code as `make check` wants it
 .PHONY: bench
 bench: $(VENV)/.installed-bench ## Convoy and its peers side by side: start-up, training step, input, order
 	$(PY) benchmarks/startup.py
+	$(PY) -m benchmarks.recovery
 	$(PY) benchmarks/step.py
 	$(PY) -m benchmarks.input
 	$(PY) -m benchmarks.small_images

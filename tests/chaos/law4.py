@@ -30,14 +30,17 @@ JOB = (
     "data.augment.contrast=0.2",
     "data.augment.erasing=0.2",
     "data.augment.mixup=0.2",
+    "trainer.plateau={patience: 1, factor: 0.5, min_delta: 0.05}",
+    "trainer.early_stopping.patience=12",
     "trainer.export_at_end=false",
 )
 PHASES = "trainer.phases=[{steps: 500, schedule: {name: cosine, warmup_steps: 50}}, {learning_rate: 0.0005}]"
+EMA = "trainer.ema_decay=0.99"
 CASES = {
-    "one-worker-sgd": ("cluster=1cpu", "trainer.optimizer.name=sgd", "trainer.accumulation_steps=1", PHASES),
+    "one-worker-sgd": ("cluster=1cpu", "trainer.optimizer.name=sgd", "trainer.accumulation_steps=1", PHASES, EMA),
     "one-worker-adam": ("cluster=1cpu", "trainer.optimizer.name=adam", "trainer.accumulation_steps=4"),
     "two-workers-adam": ("cluster=2cpu", "trainer.optimizer.name=adam", "trainer.accumulation_steps=1", PHASES),
-    "two-workers-sgd": ("cluster=2cpu", "trainer.optimizer.name=sgd", "trainer.accumulation_steps=4"),
+    "two-workers-sgd": ("cluster=2cpu", "trainer.optimizer.name=sgd", "trainer.accumulation_steps=4", EMA),
 }
 
 
@@ -51,14 +54,16 @@ def test_ten_deaths_leave_the_same_bits(convoy: Command, tmp_path: Path, show: C
     storm = Storm(convoy, killed, words, seed=len(name))
     strikes = storm.rage([f"kill {number % workers}" for number in range(KILLS)])
     show("", name, HEADER, *(strike.row() for strike in strikes))
-    assert len(strikes) == KILLS
-    assert_same(calm, killed, STEPS, tmp_path)
+    steps = [convoy.json(run.run_id, "outcome.json")["step"] for run in (calm, killed)]
+    assert steps[0] == steps[1]  # where it stopped early too
+    assert len(strikes) == KILLS or (len(strikes) >= 5 and steps[0] < STEPS)
+    assert_same(calm, killed, steps[0], tmp_path)
 
 
 @pytest.mark.timeout(400)
 def test_two_one_and_two_workers_again(convoy: Command) -> None:
     """Without dropout and BatchNorm, whose masks and statistics belong to a replica."""
-    plain = ("trainer.model.options.batch_norm=false", "trainer.model.dropout=0", "trainer.optimizer.name=sgd")
+    plain = ("trainer.model.options.batch_norm=false", "trainer.model.dropout=0", "trainer.optimizer.name=sgd", EMA)
     words = (*JOB, *plain, "trainer.steps=240", "trainer.phases=[{steps: 100}, {learning_rate: 0.002}]")
     convoy.run("run_id=always-two", *words, "cluster=2cpu")
     changing = RunDir(str(convoy.runs), "changing")
