@@ -6,12 +6,13 @@ end-of-file tells it that the agent is gone.
 
 import hashlib
 import os
+import signal
 import socket
 import time
 
 import ray
 
-from conf.exit_codes import BAD_SPEC
+from conf.exit_codes import BAD_SPEC, FAILED
 from launcher.installed import versions
 from launcher.messages import AgentReport, Order, WorkerStatus
 from launcher.standby import HostStandby
@@ -23,15 +24,23 @@ from storage.store import StoreError
 class Agent:
     """Starts, watches and stops one child at a time."""
 
-    def __init__(self, rank: int):
+    def __init__(self, rank: int, hears_sigterm: bool = False):
         self._rank = rank
+        self._is_leaving = False
+        if hears_sigterm:  # as an actor: Ray would end the process at once, and the worker with it
+            signal.signal(signal.SIGTERM, self._leave)
+            # A Ray of our own is started with the signal blocked, and its processes inherit that.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         self._watch: Watch | None = None
         self._earlier: list[Watch] = []  # whose logs may still be on their way
         self._host_standby: HostStandby | None = None
         self._refused: str | None = None  # why no child was started
 
     def describe(self) -> AgentReport:
-        """Who and where this agent is, and what is installed there."""
+        """Who and where this agent is, and what is installed there. One that was told to leave goes now."""
+        if self._is_leaving:
+            self.close()
+            os._exit(FAILED)
         gpus = tuple(name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name not in ("", "-1"))
         ip = ray.util.get_node_ip_address()
         cpus = len(os.sched_getaffinity(0))
@@ -56,6 +65,13 @@ class Agent:
             self._host_standby = self._host_standby or HostStandby(order.standby_key)
             standby = self._host_standby.open({})
         self._watch = Watch(self._rank, order, standby if order.forked else None, RunDir(order.root_url, order.run_id))
+
+    def _leave(self, *_: object) -> None:
+        """SIGTERM: the worker asks all others to save with it; the agent goes before the next attempt."""
+        self._is_leaving = True
+        if self._watch is None or self._watch.is_over:
+            os._exit(FAILED)
+        self._watch.send("stop")
 
     def poll(self, wait_s: float) -> WorkerStatus:
         """The child's status: at once when it ended or has an event to tell, else after `wait_s`."""

@@ -182,7 +182,7 @@ class Muster:
         self._agents[seat] = self._new_agent(seat)
 
     def _new_agent(self, seat: int) -> ActorHandle:
-        return RemoteAgent.options(max_concurrency=8, **self._seats.options(seat)).remote(seat)
+        return RemoteAgent.options(max_concurrency=8, **self._seats.options(seat)).remote(seat, True)
 
 
 def draining() -> set[str]:

@@ -33,7 +33,7 @@ def rank() -> int:
 def train(first: int, steps: int) -> None:
     for step in range(first, steps + 1):
         if STOP.is_set():
-            say("progress", phase="saving", step=step)
+            say("progress", phase="saving", step=step, pace={"stops": True})
             os._exit(75)
         say(
             "progress",

@@ -136,6 +136,20 @@ def test_a_dead_agent_is_replaced_and_its_worker_goes_with_it(job, capfd):
     assert not lives(orphan)
 
 
+def test_an_agent_that_is_told_to_leave_lets_all_save_and_is_replaced(job):
+    pid = job.gang.gather()[1].pid
+    teller = when((job.folder / "seen_1").exists, lambda: os.kill(pid, signal.SIGTERM))
+    stopper = when(lambda: job.events("restart"), lambda: job.run_dir.write_json(STOP_REQUEST, {}))
+    found = job.run("wait", max_restarts=0)
+    teller.join()
+    stopper.join()
+    assert (found.state, found.attempts) == ("stopped", 2)
+    ended, restart = job.events("attempt_ended")[0]["details"], job.events("restart")[0]["details"]
+    assert (ended["kind"], restart["counted"]) == ("preempted", False)
+    assert "rank 1 was told to leave (SIGTERM)" in restart["reason"]
+    assert job.gang.gather()[1].pid != pid and not lives(pid)
+
+
 def test_an_absent_worker_is_named_with_the_reason(gang, placement):
     with grouped(Placement(3, 1000.0, 0, 1, 1), start_timeout_s=1) as impossible, pytest.raises(Absent) as absent:
         impossible.gather()
