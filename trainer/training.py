@@ -258,6 +258,8 @@ def _run(
             session.change_phase(phase)
             run = compile_step(session.step)
             session.channel.say("event", event="phase", details={"step": progress.step} | session.phases.details())
+            # The step is traced anew, which takes as long as at the start: no silence of a training in its rhythm.
+            session.channel.say("progress", phase="compiling", step=progress.step, steps=progress.steps)
         totals = run(batches, num_steps, stop)
         # After every loop, not just before a checkpoint: a run that stops and saves between two checkpoints must leave
         # the same bits as one that goes on, and an average in between moves the last of them.

@@ -16,6 +16,7 @@ from launcher.patience import patience_s, stalled
         (None, "evaluating", True, 30.0, 300.0),
         (None, "exporting", True, 30.0, 600.0),  # happens once: no rhythm to learn from
         (None, "saving", True, 0.0, 600.0),
+        (None, "compiling", True, 1.0, 600.0),  # a later phase of the training begins
         (None, "starting", False, 0.0, 640.0),  # and a start may take its own time on top
         (5.0, "training", True, 30.0, 5.0),  # what was asked is taken
         (5.0, "exporting", True, 30.0, 5.0),

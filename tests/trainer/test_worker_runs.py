@@ -1,5 +1,6 @@
 """Whole runs of one worker without Ray: what precision does, what the number of cores must not do, what is left."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 from conf.files import dump_job
-from conf.schema import DataSpec, JobSpec, ModelSpec, Precision, StorageSpec, TrainerSpec
+from conf.schema import DataSpec, JobSpec, ModelSpec, PhaseSpec, Precision, StorageSpec, TrainerSpec
 from data_pipeline.prepare import prepare
 from storage.run_dir import RunDir
+from trainer.channel import CONTROL_FD, PROGRESS_FD
 from trainer.checkpoints import newest_whole
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,3 +114,28 @@ def test_a_deterministic_run_trains_and_leaves_the_same_bits_again(root: Path) -
     one, other = (run(job(root, f"deterministic-{number}", **few)) for number in range(2))
     assert {name: tensor.tobytes() for name, tensor in one.items()} == {n: t.tobytes() for n, t in other.items()}
     assert np.abs(next(t for n, t in one.items() if n.endswith("kernel_momentum"))).max() > 0
+
+
+def test_a_change_of_phase_is_told_as_the_compiling_that_it_is(root):
+    asked = job(root, "told", steps=4, phases=[PhaseSpec(steps=2), PhaseSpec()], evaluate_at_end=False)
+    path = Path(asked.storage.root) / "told" / "job.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(dump_job(asked))
+    (heard, progress), (control, _alive) = os.pipe(), os.pipe()
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer.worker", "--job", str(path)],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", PROGRESS_FD: str(progress), CONTROL_FD: str(control)},
+        pass_fds=(progress, control),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    os.close(progress)
+    with os.fdopen(heard) as lines:
+        told = [json.loads(line) for line in lines]
+    said = [(one.get("event") or one.get("phase"), one.get("step")) for one in told]
+    change = said.index(("phase", None))
+    assert said[change + 1] == ("compiling", 2)
+    assert ("training", 4) in said[change + 2 :] and ("compiling", 2) not in said[:change]
