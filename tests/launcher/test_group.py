@@ -20,7 +20,7 @@ from launcher.messages import AgentReport, Order
 from launcher.placement import Placement
 from launcher.rendezvous import Absent, worker_environs
 from storage.run_dir import RunDir, log_name
-from tests.launcher.conftest import lives
+from tests.launcher.conftest import HERE, lives
 
 CLUSTER = ClusterSpec(workers=2, accelerator=Accelerator.cpu, hang_timeout_s=1.5, start_timeout_s=30, grace_s=10)
 
@@ -47,7 +47,7 @@ class Job:
 
     def run(self, behaviour: str, **cluster: object) -> Outcome:
         def planner(attempt: int, reports: Sequence[AgentReport]) -> list[Order]:
-            said = {"FAKE": behaviour, "FAKE_DIR": str(self.folder)}
+            said = {"FAKE": behaviour, "FAKE_DIR": str(self.folder), "PYTHONPATH": str(HERE)}
             environs = worker_environs(reports, self.placement)
             names = [log_name(attempt, rank) for rank in range(len(reports))]
             root = str(self.folder)
