@@ -6,19 +6,17 @@ import importlib.metadata
 import platform
 from pathlib import Path
 
-import ray
-
 from launcher.child import ROOT
 
 #: Whose source a worker runs.
 PACKAGES = ("conf", "storage", "data_pipeline", "trainer", "launcher")
-NAMES = {"tensorflow": "tensorflow", "keras": "keras", "convoy": "convoy-training"}
+NAMES = {"ray": "ray", "tensorflow": "tensorflow", "keras": "keras", "convoy": "convoy-training"}
 
 
 def versions() -> dict[str, str]:
     """Versions by name, and the digest of our own source."""
     return (
-        {"python": platform.python_version(), "ray": ray.__version__}
+        {"python": platform.python_version()}
         | {name: _version(package) for name, package in NAMES.items()}
         | {"code": code_digest(Path(ROOT))}
     )

@@ -1,6 +1,5 @@
 """A preparation on a cluster of two hosts: two raylets on loopback, each with cores of its own."""
 
-import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from launcher.gate import prepare_own_ray
+from tests.ray_cluster import ray_cluster
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,14 +17,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def address() -> Iterator[str]:
     """Two hosts, as far as Ray can tell."""
-    prepare_own_ray()  # loopback alone, which Ray decides while it is imported
-    made = importlib.import_module("ray.cluster_utils").Cluster
-    cluster = made(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    try:
+    with ray_cluster(2) as cluster:
         cluster.add_node(num_cpus=2)
         yield cluster.address
-    finally:
-        cluster.shutdown()
 
 
 @pytest.fixture

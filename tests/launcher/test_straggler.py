@@ -1,5 +1,6 @@
 """Who is named as the one the others wait for, as a table; and what hosts must have in common."""
 
+import importlib
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conf.errors import BadSpec
-from launcher.agent import Agent, unseen
+from launcher.gate import prepare_own_ray
 from launcher.installed import code_digest
 from launcher.memory_kills import memory_kills
 from launcher.messages import AgentReport, Order, WorkerStatus
@@ -86,6 +87,9 @@ def test_the_digest_of_the_code_sees_every_file(tmp_path):
 
 
 def test_a_host_that_does_not_see_the_job_is_refused(tmp_path):
+    prepare_own_ray()  # Ray reads its settings while it is imported, once for all tests of this process
+    module = importlib.import_module("launcher.agent")
+    unseen = module.unseen
     digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"  # of "hello"
     order = Order("m", (), str(tmp_path), "x", "log", job=("job.yaml", digest))
     assert "does not see" in str(unseen(order)) and f"storage.root={tmp_path}" in str(unseen(order))
@@ -93,7 +97,7 @@ def test_a_host_that_does_not_see_the_job_is_refused(tmp_path):
     assert unseen(order) is None
     RunDir(str(tmp_path), "x").store.put("job.yaml", b"hallo")
     assert "sees another job" in str(unseen(order))
-    agent = Agent(0)
+    agent = module.Agent(0)
     agent.start(order)
     status = agent.poll(0.0)
     assert (status.exit_code, kind_of(status)) == (78, Kind.bad_spec) and "sees another job" in status.error["message"]

@@ -1,6 +1,5 @@
 """A job on a Ray of two hosts, one of which dies and comes back: it shrinks, grows, and ends where a calm one does."""
 
-import importlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launcher.gate import prepare_own_ray
 from tests.end_to_end.test_resume import weights
+from tests.ray_cluster import ray_cluster
 
 JOB = (
     "trainer.global_batch_size=32",
@@ -29,12 +28,10 @@ SLOW = ("fault.slow_rank=0", "fault.slow_s=0.05", "fault.at_step=1", "fault.atte
 class TwoHosts:
     """A head that takes no workers, and hosts with room for one worker each."""
 
-    def __init__(self) -> None:
-        prepare_own_ray()  # loopback alone, which Ray decides while it is imported
-        made = importlib.import_module("ray.cluster_utils").Cluster
-        self._cluster = made(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self.nodes = [self._cluster.add_node(num_cpus=1) for _ in range(2)]
-        self.address = self._cluster.address
+    def __init__(self, cluster: Any) -> None:
+        self._cluster = cluster
+        self.nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        self.address = cluster.address
 
     def kill_one(self) -> None:
         """SIGKILL to a raylet."""
@@ -44,18 +41,11 @@ class TwoHosts:
         """Another host."""
         self.nodes.append(self._cluster.add_node(num_cpus=1))
 
-    def close(self) -> None:
-        """End it all."""
-        self._cluster.shutdown()
-
 
 @pytest.fixture
 def hosts() -> Iterator[TwoHosts]:
-    made = TwoHosts()
-    try:
-        yield made
-    finally:
-        made.close()
+    with ray_cluster(0) as cluster:
+        yield TwoHosts(cluster)
 
 
 def until(convoy: Any, run_id: str, process: Any, is_so: Callable[[list[dict[str, Any]]], bool]) -> None:

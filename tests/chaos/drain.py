@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from conf.schema import ClusterSpec
-from launcher.gate import connected, grouped, prepare_own_ray
+from launcher.gate import connected, grouped
 from launcher.journal import STOP_REQUEST
 from tests.launcher.test_group import CLUSTER, Job, when
+from tests.ray_cluster import ray_cluster
 
 DEADLINE_S = 60
 
@@ -18,15 +19,10 @@ DEADLINE_S = 60
 @pytest.fixture
 def address() -> Iterator[str]:
     """Three hosts with room for one worker each, as far as Ray can tell."""
-    prepare_own_ray()  # loopback alone, which Ray decides while it is imported
-    made = importlib.import_module("ray.cluster_utils").Cluster
-    cluster = made(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    try:
+    with ray_cluster(0) as cluster:
         for _ in range(3):
             cluster.add_node(num_cpus=1)
         yield cluster.address
-    finally:
-        cluster.shutdown()
 
 
 def drain(address: str, node: str) -> None:
