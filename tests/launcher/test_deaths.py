@@ -8,26 +8,16 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
-import pytest
 
 from tests.launcher.conftest import living
-from tests.launcher.test_driver import Command, eventually
+from tests.launcher.test_driver import Command, command, eventually
+
+__all__ = ["command"]
 
 #: Words on the command line of each process that may be hit.
 VICTIMS = {"head": "/gcs/gcs_server", "raylet": "/raylet/raylet", "agent": "ray::Agent"}
-
-
-@pytest.fixture
-def command(tmp_path: Path) -> Iterator[Command]:
-    command = Command(tmp_path)
-    yield command
-    for process in living(str(tmp_path)):
-        process.kill()
-    subprocess.run(["rm", "-rf", str(command.temp)], check=True)
 
 
 def events(command: Command, kind: str) -> list[dict]:
