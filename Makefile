@@ -12,6 +12,7 @@ ACCELERATOR ?= cpu
 VENV := .venv
 PY := $(VENV)/bin/python
 SITE = $(VENV)/lib/python3.11/site-packages
+JOBS := tests/launcher tests/end_to_end
 OURS := conf storage data_pipeline trainer launcher benchmarks
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile --no-deps
 UV_COMPILE := $(VENV)/bin/uv pip compile pyproject.toml --quiet --python-version 3.11 \
@@ -43,8 +44,20 @@ install-dev: $(VENV)/.installed-dev ## the same and what its tests and checks ne
 ##@ Work on it
 
 .PHONY: test
+ifdef TESTS
 test: $(VENV)/.installed-dev ## the whole test suite; TESTS="tests/conf -k batch" for a part
 	$(PY) -m pytest --durations=15 $(TESTS)
+else
+test: test-parts test-jobs
+endif
+
+.PHONY: test-parts
+test-parts: $(VENV)/.installed-dev # what runs inside one process or waits for nobody: two at a time
+	$(PY) -m pytest --durations=15 --numprocesses=2 --dist=loadfile $(JOBS:%=--ignore=%)
+
+.PHONY: test-jobs
+test-jobs: $(VENV)/.installed-dev # what starts workers and holds them to deadlines: nothing runs beside it
+	$(PY) -m pytest --durations=15 $(JOBS)
 
 .PHONY: models
 models: $(VENV)/.installed-dev ## every model of keras.applications against Keras itself, and the same bits again: minutes

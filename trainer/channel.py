@@ -87,18 +87,23 @@ class Terminal:
 
     def __init__(self, is_chief: bool):
         self.stop_requested = False
-        self._is_chief, self._last = is_chief, 0.0
+        self._is_chief, self._last, self._phase = is_chief, 0.0, ""
 
     def say(self, kind: str, **fields: Any) -> None:
-        """Errors, results and events at once; progress every two seconds."""
-        if not self._is_chief or (kind == "progress" and time.monotonic() - self._last < self.EVERY_S):
+        """Errors, results, events and the beginning of a phase at once; progress within one every two seconds."""
+        if not self._is_chief or (kind == "progress" and self._is_too_soon(fields["phase"])):
             return
-        if kind == "progress":
-            self._last = time.monotonic()
         told = {name: value for name, value in fields.items() if value is not None and name not in FOR_THE_LAUNCHER}
         words = (f"{name}={_short(value)}" for name, value in told.items())
         sys.stdout.write(f"{kind} {' '.join(words)}\n")
         sys.stdout.flush()
+
+    def _is_too_soon(self, phase: str) -> bool:
+        now = time.monotonic()
+        if phase == self._phase and now - self._last < self.EVERY_S:
+            return True
+        self._last, self._phase = now, phase
+        return False
 
 
 def _short(value: Any) -> str:
