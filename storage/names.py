@@ -36,6 +36,8 @@ def checked_prefix(url: str, prefix: str) -> str:
 def disk_error(what: str, url: str, error: OSError) -> StoreError:
     """The StoreError for a failed system call: url, what was tried, the cause and the cure."""
     if isinstance(error, FileNotFoundError):
+        if what == "put":  # a file system that makes no folders (/proc), or a file to copy that is gone
+            return NotStored(f"{url}: cannot put - no such file or folder, and none can be made there - check the path")
         return NotStored(f"{url}: cannot {what} - there is no such object - check the name")
     cure = _CURES.get(error.errno or 0, "look at the disk or the network file system")
     kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError

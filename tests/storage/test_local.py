@@ -107,6 +107,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         open_store(str(tmp_path / "file")).check_writable()
 
 
+def test_a_file_system_that_makes_no_folders_is_told_as_such() -> None:
+    """Of /proc Linux says that there is no such file, whoever asks for what."""
+    with pytest.raises(StoreError, match="/proc/nope/a: cannot put - no such file or folder, and none can be made"):
+        LocalStore(Path("/proc/nope")).put("a", b"1")
+
+
 @pytest.mark.parametrize("url", ["{}", "file://{}", "file://localhost{}"])
 def test_plain_paths_and_file_urls_are_the_same(tmp_path: Path, url: str) -> None:
     """A store knows where its objects lie."""
