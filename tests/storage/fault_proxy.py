@@ -53,8 +53,10 @@ class FaultProxy(ThreadingHTTPServer):
         self.seen: list[str] = []
         self.sent_bytes: list[tuple[str, int]] = []  # path and length of every body that a client sent
         self.in_flight = self.most_in_flight = 0
+        self.company = 0  # a download waits a second for so many requests side by side
         self.released = threading.Event()  # until then, stalled answers do not come
         self.lock = threading.Lock()
+        self.arrived = threading.Condition(self.lock)
 
     def fault_for(self, method: str, path: str) -> Fault | None:
         """The fault that this request suffers."""
@@ -91,6 +93,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.sent_bytes.append((self.path, len(body)))
             self.server.in_flight += 1
             self.server.most_in_flight = max(self.server.most_in_flight, self.server.in_flight)
+            self.server.arrived.notify_all()
+            if "alt=media" in self.path:
+                self.server.arrived.wait_for(lambda: self.server.most_in_flight >= self.server.company, timeout=1)
         try:
             self._pass_on_or_break(body)
         finally:

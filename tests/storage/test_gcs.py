@@ -119,7 +119,7 @@ def test_a_large_object_comes_in_parts_side_by_side(
     store.put("x", LARGE)
     for fetch in (lambda: store.get("x"), lambda: fetched_file(store.get_file, tmp_path / "x")):
         proxy.seen, proxy.faults = [], [Fault(kind, "GET", "alt=media", skip=4)]
-        proxy.most_in_flight = 0
+        proxy.most_in_flight, proxy.company = 0, 3
         assert fetch() == LARGE
         assert proxy.faults[0].uses == 0, "the fault was never met"
         parts = sum("alt=media" in seen for seen in proxy.seen)
