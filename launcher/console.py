@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console as Rich
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from launcher.rendezvous import ranks
+
 EVERY_S = 5.0
 #: Off a terminal a new phase is said sooner, but not each of the short evaluations of a small job.
 PHASE_S = 1.0
@@ -128,7 +130,9 @@ def failure(reason: str, log: str, tail: Sequence[str], others: Mapping[int, str
     grouped: dict[str, list[int]] = {}
     for rank, message in others.items():
         grouped.setdefault(message.splitlines()[0] if message else "", []).append(rank)
-    lines += [f"  then rank {', '.join(map(str, members))}: {message}" for message, members in grouped.items()]
+    same = [message for message in grouped if message and f": {message}" in reason]
+    lines += [f"  the same on {ranks(grouped.pop(message))}" for message in same]
+    lines += [f"  then {ranks(members)}: {message}" for message, members in grouped.items()]
     if tail:
         lines.append(f"  the last lines of {log}")
         lines += [f"    {line}" for line in tail]

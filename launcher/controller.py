@@ -18,7 +18,7 @@ from launcher.interrupts import Interrupts
 from launcher.journal import Journal, Spent
 from launcher.messages import AgentReport, Order, WorkerStatus
 from launcher.patience import patience_s, stalled
-from launcher.recovery import Action, Decision, Ending, Kind, decide, diagnose, trained_step
+from launcher.recovery import Action, Decision, Ending, Kind, decide, diagnose, trained_step, with_accounts
 from launcher.rendezvous import Absent, NoRoom, ranks
 from launcher.straggler import Straggler, Stragglers
 from launcher.turnover import Leaving, Turnover
@@ -26,6 +26,7 @@ from launcher.turnover import Leaving, Turnover
 logger = logging.getLogger(__name__)
 POLL_S = 0.5
 STACKS_S = 2.0  # what a stalled worker gets for writing its stacks
+ACCOUNTS_S = 2.0  # what agents get for telling the last of workers that were killed, where the job is given up
 
 
 class Gang(Protocol):
@@ -120,6 +121,8 @@ class Controller:
                 return Outcome("stopped", attempt, self._step, reason, exit_codes.INTERRUPTED)
             endings.append(ending)
             decision = decide(endings, self._cluster.max_restarts)
+            if decision.action is Action.give_up and ending.rank is not None:
+                ending = with_accounts(ending, self._accounts())
             told = {"kind": ending.kind.value, "reason": decision.reason, "others": dict(ending.others or {})}
             told |= self._spent.last()
             self._journal.event("attempt_ended", attempt, ending.rank, **told)
@@ -152,6 +155,14 @@ class Controller:
             # Survivors cannot go on without the dead; waiting for them to notice costs seconds.
             self._gang.kill()
             self._console.rest()
+
+    def _accounts(self) -> Mapping[int, WorkerStatus]:
+        """The last statuses, with what the workers had told that were killed with the first of them."""
+        deadline = time.monotonic() + ACCOUNTS_S
+        statuses = self._gang.poll(0.0)
+        while not all(status.ended for status in statuses.values()) and time.monotonic() < deadline:
+            statuses = self._gang.poll(0.1)
+        return statuses
 
     def _stopped_early(self) -> Ending | None:
         early = "stopped before the workers were started"

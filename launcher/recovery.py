@@ -14,8 +14,9 @@ port            a port was taken between choosing and binding it: again, not cou
 """
 
 import re
+import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from textwrap import shorten
 from typing import Any
@@ -130,7 +131,7 @@ def diagnose(statuses: Mapping[int, WorkerStatus], stop_requested: bool, stalled
     # A refusal explains more than the deaths that follow from it; else the first in time is the cause.
     first = min(real, key=lambda status: (status.exit_code != BAD_SPEC, is_consequence(status), status.exit_time))
     culprit = suspect(statuses)
-    if culprit is not None and (is_consequence(first) or (culprit.suspended and (first.exit_code or 0) < 0)):
+    if culprit is not None and (is_consequence(first) or (culprit.suspended and _aborted(first))):
         kind = Kind.hang if culprit.suspended else Kind.infrastructure
         others = {status.rank: explain(status) for status in real}
         told = account(culprit)
@@ -139,6 +140,18 @@ def diagnose(statuses: Mapping[int, WorkerStatus], stop_requested: bool, stalled
     return Ending(
         kind_of(first), first.rank, first.exit_code, trained_step(first), first.first_step, explain(first), others
     )
+
+
+def _aborted(status: WorkerStatus) -> bool:
+    """Whether it died by a signal of its own, as TensorFlow does that lost somebody; SIGKILL comes from outside."""
+    return (status.exit_code or 0) < 0 and status.exit_code != -signal.SIGKILL
+
+
+def with_accounts(ending: Ending, statuses: Mapping[int, WorkerStatus]) -> Ending:
+    """The ending with what every other rank had told of an error of its own, also those that were killed for it."""
+    told = {status.rank: explain(status) for status in statuses.values() if status.error}
+    known = dict(ending.others or {})
+    return replace(ending, others=known | {r: said for r, said in told.items() if r != ending.rank and r not in known})
 
 
 def trained_step(status: WorkerStatus) -> int | None:

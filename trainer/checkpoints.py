@@ -9,7 +9,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -100,10 +100,12 @@ def load(run_dir: RunDir, step: int) -> tuple[dict[str, np.ndarray], dict[str, A
 def newest_whole(run_dir: RunDir) -> Loaded | None:
     """The newest checkpoint that is whole, or None. What is broken is named in the log and in the answer."""
     broken: list[str] = []
-    for step in reversed(steps_in(listing_of(run_dir))):
+    for step in _newest_first(run_dir):
         try:
             return Loaded(step, *load(run_dir, step), broken)
         except Broken as error:
+            if not run_dir.store.exists(manifest_name(step)):
+                continue  # pruned while it was read: then there is a newer one
             log.warning("%s: %s; an older checkpoint is tried", run_dir.url, error)
             broken.append(str(error))
     return None
@@ -111,7 +113,7 @@ def newest_whole(run_dir: RunDir) -> Loaded | None:
 
 def newest_state(run_dir: RunDir) -> dict[str, Any] | None:
     """The state alone of the newest checkpoint whose state is whole, or None."""
-    for step in reversed(steps_in(listing_of(run_dir))):
+    for step in _newest_first(run_dir):
         with contextlib.suppress(Broken, ValueError):
             entry = checked_manifest(run_dir, step).state
             return dict(json.loads(bytes(verified_bytes(run_dir, step, entry))))
@@ -222,6 +224,17 @@ class CheckpointWriter:
             self._on_saved(step)
         keep = replace(self._keep, needed=needed_by(state))
         prune(self._run_dir, keep, self._attempt, known_whole=step)
+
+
+def _newest_first(run_dir: RunDir) -> Iterator[int]:
+    """Steps that have a manifest, the newest first.
+
+    Looked for anew after each: a training that goes on may meanwhile have saved a newer one and pruned this.
+    """
+    tried: set[int] = set()
+    while left := [step for step in steps_in(listing_of(run_dir)) if step not in tried]:
+        tried.add(left[-1])
+        yield left[-1]
 
 
 def _make_room(run_dir: RunDir, step: int, attempt: int) -> bool:

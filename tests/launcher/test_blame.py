@@ -36,6 +36,8 @@ def by_rank(*statuses: WorkerStatus) -> dict[int, WorkerStatus]:
         ([ended(0, error=LOST), living(1, suspended=True)], Kind.hang, 1, "stands still: its process 77"),
         ([ended(0, -6), living(1, suspended=True)], Kind.hang, 1, "stands still"),
         ([ended(0, error=LOST), living(1, suspended=True), ended(2, error=LOST)], Kind.hang, 1, "stands still"),
+        # Nobody dies by SIGKILL because another one stands still.
+        ([ended(0, -9), living(1, suspended=True)], Kind.infrastructure, 0, "killed by signal 9"),
         # A host that is gone: its agent says nothing.
         ([ended(0, error=LOST), living(1, unheard_s=2.0)], Kind.infrastructure, 1, "has not answered for 2 s"),
         # Clocks of hosts differ: an account of a lost peer is never the cause of the peer's own death.

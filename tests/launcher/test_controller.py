@@ -11,6 +11,7 @@ from launcher import controller as controller_module
 from launcher import elastic
 from launcher.console import Console
 from launcher.controller import Controller, Outcome
+from launcher.farewell import failure_text
 from launcher.interrupts import Interrupts
 from launcher.journal import STOP_REQUEST, Journal
 from launcher.messages import AgentReport, Order, WorkerStatus
@@ -33,6 +34,7 @@ class ScriptedGang:
         self.polls: list[Sequence[WorkerStatus]] = []
         self.log: list[str] = []
         self.has_room_for = 1
+        self.is_killed = False
 
     def gather(self, waiting: Callable[[str], bool]) -> list[AgentReport]:
         if isinstance(self.attempts[0], NoRoom) and not waiting("rank 1: no host"):
@@ -49,17 +51,22 @@ class ScriptedGang:
 
     def start(self, orders: Sequence[Order]) -> None:
         self.log.append("start")
+        self.is_killed = False
         self.polls = list(self.attempts.pop(0))
 
     def poll(self, timeout_s: float) -> Mapping[int, WorkerStatus]:
         statuses = self.polls.pop(0) if len(self.polls) > 1 else self.polls[0]
-        return {status.rank: status for status in statuses}
+        ended = {status.rank: status for status in statuses}
+        if self.is_killed:
+            ended = {rank: one if one.ended else replace(one, exit_code=-9) for rank, one in ended.items()}
+        return ended
 
     def send(self, line: str) -> None:
         self.log.append(line)
 
     def kill(self) -> None:
         self.log.append("kill")
+        self.is_killed = True
 
     def tail(self, rank: int, lines: int = 20) -> list[str]:
         return [f"the log of rank {rank}"]
@@ -124,6 +131,27 @@ def test_a_refusal_is_not_retried(setting):
     found = setting.run(gang)
     assert (found.state, found.exit_code, gang.log) == ("failed", 78, ["start", "kill"])
     assert "does not fit" in found.reason
+
+
+def test_the_errors_of_all_ranks_are_one_message_the_first_cause_first(setting):
+    bug = {"error_kind": "user", "message": "ValueError: a bug"}
+    lost = {"error_kind": "infrastructure", "message": "lost contact with another worker (UnavailableError)"}
+    first = [at(0, 5), at(1, 5, 1, error=bug), at(2, 5), at(3, 5), at(4, 5), at(5, 5)]
+    # What the others had told when they were killed, and one that had nothing to tell.
+    last = [at(0, 5, error=lost), first[1], at(2, 5, error=bug), at(3, 5, error=bug), at(4, 5), at(5, 5, error=lost)]
+    found = setting.run(ScriptedGang([first, last]))
+    assert (found.rank, failure_text(setting.run_dir, found).splitlines()[:3]) == (
+        1,
+        [
+            "failed - rank 1: ValueError: a bug",
+            "  the same on ranks 2, 3",
+            "  then ranks 0, 5: lost contact with another worker (UnavailableError)",
+        ],
+    )
+    ended = next(event["details"] for event in setting.run_dir.events() if event["kind"] == "attempt_ended")
+    assert {rank: said[:5] for rank, said in ended["others"].items()} == {
+        "0": "lost ", "2": "Value", "3": "Value", "5": "lost "
+    }  # fmt: skip
 
 
 def test_survivors_are_killed_and_a_new_attempt_is_made(setting):

@@ -184,6 +184,27 @@ def test_without_a_manifest_there_is_no_checkpoint(run: RunDir) -> None:
         load(run, 2)
 
 
+def test_what_is_pruned_while_it_is_restored_gives_way_to_the_newer_one(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A training saves and prunes while another command reads: that one gets the newer checkpoint, and no alarm."""
+    real, trainer = run.store.get, RunDir(run.url.rpartition("/")[0], run.run_id)
+    save(trainer, 1, tensors_of(1), {}, 0)
+
+    def and_meanwhile(name: str) -> bytes:
+        data = real(name)
+        if name == manifest_name(1) and trainer.store.exists(name):
+            save(trainer, 2, tensors_of(2), {}, 0)
+            assert prune(trainer, Retention(1)) == [1]
+        return data
+
+    monkeypatch.setattr(run.store, "get", and_meanwhile)
+    with caplog.at_level(logging.WARNING):
+        loaded = newest_whole(run)
+    assert loaded is not None
+    assert (loaded.step, loaded.broken, caplog.text) == (2, [], "")
+
+
 def test_nothing_whole_is_none(run: RunDir, caplog: pytest.LogCaptureFixture) -> None:
     """All broken: none is answered, each is in the log."""
     for step in (1, 2):

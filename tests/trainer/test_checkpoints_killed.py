@@ -1,66 +1,105 @@
 """SIGKILL at every single storage operation of a save and of the pruning after it, on a disk and on a GCS server.
 
-The victims are forked by this file run as a program: `python -m tests.trainer.test_checkpoints_killed ROOT`.
+What is saved is a small real training, which afterwards goes on to the bits of one that was never interrupted.
 """
 
-import itertools
 import json
 import os
 import secrets
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import keras
 import numpy as np
 import pytest
-import requests
+import tensorflow as tf
 
-from storage import local
 from storage.names import UNFINISHED
 from storage.run_dir import RunDir
 from tests.storage.gcs_server import BUCKET, running_gcs_server
-from trainer.checkpoints import CheckpointWriter, list_checkpoints, newest_whole, save
+from tests.trainer.killed_writers import STEPS, Snapshot
+from trainer.checkpoints import CheckpointWriter, list_checkpoints, newest_whole
 from trainer.retention import Retention
-
-TENSOR_BYTES = 6000
-
-
-def content(step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Tensors and state that tell their step; several chunks long."""
-    return {"x": np.full(TENSOR_BYTES, step // 100, np.uint8), "step": np.array(step, np.int64)}, {"step": step}
+from trainer.state import TrainingState
 
 
-def check_content(run: RunDir, steps: set[int]) -> int:
+class Training:
+    """Adam on a layer and a head, with another batch at each step."""
+
+    def __init__(self) -> None:
+        keras.utils.set_random_seed(0)
+        layers = [keras.Input((8,)), keras.layers.Dense(32, "relu", name="hidden"), keras.layers.Dense(3, name="head")]
+        self._model, self._optimizer = keras.Sequential(layers), keras.optimizers.Adam(0.05)
+        self._optimizer.build(self._model.trainable_variables)
+        self._state = TrainingState(self._model, self._optimizer, None)
+
+    def update(self, step: int) -> Snapshot:
+        """One update; all tensors after it."""
+        random = np.random.default_rng(step)
+        images, labels = random.normal(size=(16, 8)).astype("float32"), random.integers(0, 3, 16)
+        with tf.GradientTape() as tape:
+            logits = self._model(images, training=True)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        self._optimizer.apply(tape.gradient(loss, self._model.trainable_variables))
+        return {name: tensor.numpy() for name, tensor in self._state.snapshot().items()}
+
+    def restore(self, tensors: Snapshot) -> None:
+        """Put a checkpoint's tensors into the variables."""
+        self._state.restore(tensors, "a checkpoint")
+
+
+def assert_equal(found: Snapshot, expected: Snapshot) -> None:
+    """The same bits under the same names."""
+    assert found.keys() == expected.keys()
+    assert [name for name, array in expected.items() if not np.array_equal(found[name], array)] == []
+
+
+def check_content(run: RunDir, calm: dict[int, Snapshot], steps: set[int]) -> int:
     """The newest whole checkpoint is one of these steps, it is right, and nothing looks broken."""
     loaded = newest_whole(run)
     assert loaded is not None
     assert loaded.step in steps
-    assert loaded.broken == []
-    tensors, state = content(loaded.step)
-    assert loaded.state == state
-    assert all(np.array_equal(loaded.tensors[name], array) for name, array in tensors.items())
+    assert (loaded.state, loaded.broken) == ({"step": loaded.step}, [])
+    assert_equal(loaded.tensors, calm[loaded.step])
     assert [status for status in list_checkpoints(run, verify=True) if status.problem] == []
     return loaded.step
 
 
+@pytest.fixture(scope="module")
+def training() -> Training:
+    """Built once: restoring gives it all its state."""
+    return Training()
+
+
+@pytest.fixture(scope="module")
+def calm(training: Training) -> dict[int, Snapshot]:
+    """An uninterrupted training, by step."""
+    found = {step: training.update(step) for step in STEPS}
+    assert all(not np.array_equal(found[300][name], found[400][name]) for name in found[300] if "rate" not in name)
+    return found
+
+
 @pytest.fixture(scope="module", params=["disk", "gcs"])
-def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RunDir]]:
+def killed(
+    request: pytest.FixtureRequest, calm: dict[int, Snapshot], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[RunDir]]:
     """Run directories, each left by a writer that was killed one storage operation later than the one before."""
     folder = tmp_path_factory.mktemp("killed")
+    states = folder / "states.npz"
+    np.savez(states, **{f"{step} {name}": array for step in STEPS for name, array in calm[step].items()})
     if request.param == "disk":
-        yield list(victims(str(folder), {}))
+        yield list(victims(str(folder), states, {}))
         return
     with running_gcs_server(folder) as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", server)
-        yield list(victims(f"gs://{BUCKET}/{secrets.token_hex(4)}", {"STORAGE_EMULATOR_HOST": server}))
+        yield list(victims(f"gs://{BUCKET}/{secrets.token_hex(4)}", states, {"STORAGE_EMULATOR_HOST": server}))
 
 
-def victims(root: str, environment: dict[str, str]) -> Iterator[RunDir]:
+def victims(root: str, states: Path, environment: dict[str, str]) -> Iterator[RunDir]:
     """Let them be killed; their run directories."""
-    command = [sys.executable, "-m", "tests.trainer.test_checkpoints_killed", root]
+    command = [sys.executable, "-m", "tests.trainer.killed_writers", root, str(states)]
     done = subprocess.run(
         command,
         cwd=Path(__file__).parents[2],
@@ -77,104 +116,29 @@ def victims(root: str, environment: dict[str, str]) -> Iterator[RunDir]:
 @pytest.mark.filterwarnings(
     "ignore:Please install grpcio-status:ImportWarning", "ignore:unclosed <socket:ResourceWarning"
 )
-def test_a_killed_writer_leaves_a_whole_checkpoint(killed: list[RunDir]) -> None:
-    """Before the manifest the old one, from then on the new one; the next attempt saves, and clears up."""
+def test_a_killed_writer_leaves_a_whole_checkpoint_and_the_training_goes_on(
+    killed: list[RunDir], calm: dict[int, Snapshot], training: Training
+) -> None:
+    """Before the manifest the old one, from then on the new one; the next attempt ends the same, and clears up."""
     assert len(killed) >= 15, "fewer operations than a save and a pruning have"
-    found = [check_content(run, {200, 300}) for run in killed]
+    found = [check_content(run, calm, {200, 300}) for run in killed]
     assert found == sorted(found), "once it is there it stays"
     assert set(found) == {200, 300}
-    for run in killed:
-        writer = CheckpointWriter(run, attempt=2, keep=Retention(1))
-        writer.submit(300, *content(300))
-        writer.close()
-        assert check_content(run, {300}) == 300
+    for run, step in zip(killed, found):
+        go_on(run, training, step)
+        assert check_content(run, calm, {400}) == 400
         if Path(run.url).exists():
             left = [path for path in Path(run.url).rglob(f"*{UNFINISHED}") if path.stat().st_nlink == 1]
             assert left == [], "an interrupted write takes up space (a second name of a published file does not)"
         assert len(list(run.store.list("checkpoints/"))) == 3, "one checkpoint's files and nothing else"
 
 
-class Countdown:
-    """Kills this process at the k-th call."""
-
-    def __init__(self, calls: int):
-        self.left = calls
-
-    def __call__(self) -> None:
-        """One operation begins, or has ended."""
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def around(self, owner: Any, name: str) -> None:
-        """Count before and after every call of owner.name."""
-        real = getattr(owner, name)
-
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            self()
-            result = real(*args, **kwargs)
-            self()
-            return result
-
-        setattr(owner, name, counted)
-
-
-def watch_disk(countdown: Countdown) -> None:
-    """Count system calls that change the disk, and every piece of a file that is written."""
-    for name in ("fsync", "replace", "link", "unlink", "rmdir", "mkdir"):
-        countdown.around(os, name)
-    countdown.around(Path, "unlink")
-    real = local._write
-
-    def write(path: Path, chunks: Any) -> tuple[int, int]:
-        def counted() -> Iterator[Any]:
-            for chunk in chunks:
-                countdown()
-                yield chunk
-
-        return real(path, counted())
-
-    local._write = write  # type: ignore[assignment]
-
-
-def watch_network(countdown: Countdown) -> None:
-    """Count requests: killed before one is sent, and after it was answered."""
-    countdown.around(requests.adapters.HTTPAdapter, "send")
-
-
-def fork_one(root: str, run_id: str, watch: Callable[[Countdown], None], calls: int) -> bool:
-    """Save step 300 over 100 and 200 in a process that is killed at that operation; whether it was killed."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            run = RunDir(root, run_id)
-            watch(Countdown(calls))
-            writer = CheckpointWriter(run, attempt=1, keep=Retention(1))
-            writer.submit(300, *content(300))
-            writer.close()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if status not in (0, -signal.SIGKILL):
-        raise RuntimeError(f"the writer ended with {status}")
-    return status != 0
-
-
-def main(root: str) -> None:
-    """Kill a writer at its first operation, another at its second, until one gets through; print the run ids."""
-    local.CHUNK_BYTES = TENSOR_BYTES // 3
-    watch = watch_network if root.startswith("gs://") else watch_disk
-    run_ids = []
-    for calls in itertools.count(1):
-        run_ids.append(f"killed-at-{calls:03d}")
-        run = RunDir(root, run_ids[-1])
-        for step in (100, 200):
-            save(run, step, *content(step), attempt=0)
-        if not fork_one(root, run_ids[-1], watch, calls):
-            break
-    sys.stdout.write(json.dumps(run_ids))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+def go_on(run: RunDir, training: Training, step: int) -> None:
+    """The next attempt: restore what is there, train to the end, save on the way."""
+    loaded = newest_whole(run)
+    assert loaded is not None and loaded.step == step
+    training.restore(loaded.tensors)
+    writer = CheckpointWriter(run, attempt=2, keep=Retention(1))
+    for later in [later for later in STEPS if later > step]:
+        writer.submit(later, training.update(later), {"step": later})
+    writer.close()
