@@ -1,11 +1,19 @@
-"""`make chaos`: each worker dies, or stands still, in each phase of a job; the job goes on, blames it, ends the same.
+"""`make chaos`: whatever a job is made of dies or stands still, in each of its phases; it goes on and ends the same.
 
-What dies around the workers (agents, hosts, driver, Ray's head): tests/launcher/test_deaths.py and the soak.
+The chief's own fault (`fault.freeze_rank=0 fault.during=...`) holds the job at a phase. Then the victim is hit, and the
+chief goes on, unless it is the victim. CHAOS_PATIENCE=3 gives a busy machine three times as long.
 """
 
+import os
+import signal
+import subprocess
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from launcher.goodput import seconds_of
@@ -13,35 +21,46 @@ from storage.run_dir import RunDir
 from tests.end_to_end.conftest import Command
 from tests.end_to_end.storm import assert_same
 from tests.launcher.conftest import living
+from tests.launcher.test_driver import eventually
+from trainer.checkpoints import list_checkpoints
 
-STEPS = 60
+PATIENCE = float(os.environ.get("CHAOS_PATIENCE", "1"))
+STEPS = 300
 #: The deadline of a worker that stands still before its first step is the sum of both.
-HANG_S, START_S = 15, 30
+HANG_S, START_S = 5 * PATIENCE, 5 * PATIENCE
+WAIT_S = 60 * PATIENCE
 JOB = (
     "cluster=2cpu",
+    "cluster.max_restarts=100",
     f"cluster.hang_timeout_s={HANG_S}",
     f"cluster.start_timeout_s={START_S}",
     "trainer.global_batch_size=32",
     f"trainer.steps={STEPS}",
     "trainer.checkpoint_every_steps=20",
+    "trainer.eval_every_steps=20",
     "trainer.steps_per_loop=5",
     "trainer.model.dropout=0.2",
     "data.augment.pad_crop=1",
 )
-#: (key, rank, phase). The chief alone saves and exports.
-CASES = [
-    *(("kill", rank, phase) for phase in ("starting", "training", "evaluating") for rank in (0, 1)),
-    ("kill", 0, "saving"),
-    ("kill", 0, "exporting"),
-    ("freeze", 1, "starting"),
-    ("freeze", 0, "training"),
-    ("freeze", 1, "evaluating"),
-    ("freeze", 0, "saving"),
-    ("freeze", 0, "exporting"),
-    ("raise", 1, "training"),
-    ("exhaust", 0, "evaluating"),
+KILL, STOP = signal.SIGKILL, signal.SIGSTOP
+#: How the server of Ray's head ends in each phase; the raylet, the job's only host, the other way.
+PHASES = {"starting": KILL, "training": STOP, "evaluating": KILL, "saving": STOP, "exporting": STOP}
+#: What a job survives by itself, and what is said of it.
+SAID = {
+    ("worker", KILL): ("infrastructure", "killed by signal 9"),
+    ("worker", STOP): ("hang", "stands still"),
+    ("agent", KILL): ("infrastructure", "its agent died"),
+    ("agent", STOP): ("hang", "no progress from"),
+}
+Blow = tuple[str, int, signal.Signals]
+#: Two commands with some of them each: back-off grows from one start that fails to the next.
+BLOWS: list[list[Blow]] = [
+    [("worker", 0, KILL), ("worker", 0, STOP), ("worker", 1, KILL)],
+    [("worker", 1, STOP), ("agent", 1, KILL), ("agent", 0, STOP)],
 ]
-KINDS = {"kill": "infrastructure", "freeze": "hang", "raise": "infrastructure", "exhaust": "out_of_memory"}
+#: While the chief exports it is alone.
+LAST_BLOWS: list[list[Blow]] = [[("worker", 0, KILL), ("worker", 0, STOP)], [("agent", 0, KILL), ("agent", 0, STOP)]]
+SERVERS = {"head": "gcs_server", "raylet": "raylet"}
 
 
 @pytest.fixture(scope="module")
@@ -50,38 +69,187 @@ def calm(convoy: Command) -> RunDir:
     return RunDir(str(convoy.runs), "calm")
 
 
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize(("way", "rank", "phase"), CASES, ids=lambda value: str(value))
-def test_a_death_is_blamed_on_the_dead_and_costs_nothing(
-    calm: RunDir, convoy: Command, tmp_path: Path, show: Callable[..., None], way: str, rank: int, phase: str
+@pytest.fixture
+def mark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """In the environment of all that a test starts, and of all that those start."""
+    monkeypatch.setenv("CONVOY_CHAOS", str(tmp_path))
+    return str(tmp_path)
+
+
+@dataclass
+class Held:
+    """A job whose chief stands still whenever it comes to a phase."""
+
+    command: Command
+    run: RunDir
+    phase: str
+    show: Callable[..., None]
+    attempt: int = 0
+    process: "subprocess.Popen[str] | None" = field(default=None)
+
+    def begin(self, attempts: int) -> None:
+        """The command, held in so many of its attempts, a little behind the newest checkpoint."""
+        saved = [status.step for status in list_checkpoints(self.run)]
+        at_step = STEPS if self.phase == "exporting" else max(saved, default=0) + 20
+        held = ("fault.freeze_rank=0", f"fault.during={self.phase}", f"fault.at_step={at_step}")
+        # Slow from then on, so that the job does not end while something is being noticed.
+        slow = ("fault.slow_rank=1", "fault.slow_s=0.2", f"fault.attempts={list(range(1, attempts + 1))}")
+        self.process = self.command.start(f"run_id={self.run.run_id}", *JOB, *held, *slow)
+
+    def hold(self) -> None:
+        """Wait until the next attempt is held."""
+        found = self.wait(lambda: [e for e in self.events("fault") if e["attempt"] > self.attempt])
+        self.attempt = found[0]["attempt"]
+
+    def strike(self, victim: str, rank: int, number: signal.Signals) -> None:
+        """Hit a worker or an agent, and let the chief go on; the attempt ends, and the victim is blamed."""
+        os.kill(self.worker(rank) if victim == "worker" else self.agent(rank), number)
+        begun = time.time()
+        if (victim, rank) != ("worker", 0):
+            os.kill(self.worker(0), signal.SIGCONT)
+        ended = self.wait(lambda: [e for e in self.events("attempt_ended") if e["attempt"] == self.attempt])[0]
+        seconds, details = seconds_of(ended) - begun, ended["details"]
+        self.tell(f"{victim} {rank} {number.name}", seconds, f"{details['kind']}, {details['reason'][:70]}")
+        kind, words = SAID[victim, number]
+        assert (ended["rank"], details["kind"], words in details["reason"]) == (rank, kind, True), ended
+        assert seconds < HANG_S + START_S + 10 * PATIENCE
+
+    def strike_server(self, name: str, number: signal.Signals) -> None:
+        """Hit a server of Ray, let the chief go on: the workers save, and the command says how to go on.
+
+        Before that the driver stands still for a moment, which is nobody's death.
+        """
+        process = self.driver
+        process.send_signal(STOP)
+        time.sleep(1)
+        process.send_signal(signal.SIGCONT)
+        server = next(c for c in psutil.Process(process.pid).children(True) if c.name().startswith(SERVERS[name]))
+        server.send_signal(number)
+        begun = time.time()
+        os.kill(self.worker(0), signal.SIGCONT)
+        said, _ = process.communicate(timeout=WAIT_S)
+        self.tell(f"{name} {number.name}", time.time() - begun, f"exit code {process.returncode}")
+        assert SERVERS[name] in said and {KILL: "died", STOP: "stands still"}[number] in said, said[-2000:]
+        # An export that is under way is brought to its end.
+        assert process.returncode == 75 or (self.phase, number, process.returncode) == ("exporting", STOP, 0), said
+
+    def strike_driver(self) -> None:
+        """SIGKILL to the command itself."""
+        begun = time.time()
+        self.driver.kill()
+        self.driver.communicate()
+        self.tell("driver SIGKILL", time.time() - begun, f"exit code {self.driver.returncode}")
+
+    def tell(self, what: str, seconds: float, how: str) -> None:
+        """A row of the table."""
+        self.show(f"  {self.phase:<11}{what:<18}{seconds:>5.1f} s  {how}")
+
+    @property
+    def driver(self) -> "subprocess.Popen[str]":
+        """The command."""
+        assert self.process is not None
+        return self.process
+
+    def worker(self, rank: int) -> int:
+        """The process of a worker of this attempt."""
+        mine = (self.attempt, rank)
+        found = self.wait(lambda: [e for e in self.events("worker_started") if (e["attempt"], e["rank"]) == mine])
+        return int(found[0]["details"]["pid"])
+
+    def agent(self, rank: int) -> int:
+        """The process at the other end of that worker's pipes."""
+        theirs = pipes(self.worker(rank))
+        agents = [
+            c for c in psutil.Process(self.driver.pid).children(True) if c.cmdline()[:1][0].startswith("ray::Agent")
+        ]
+        return next(agent.pid for agent in agents if theirs & pipes(agent.pid))
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.run.events() if event["kind"] == kind]
+
+    def wait(self, look: Callable[[], list[Any]]) -> list[Any]:
+        """What `look` finds, as soon as it finds something."""
+        deadline = time.monotonic() + WAIT_S
+        while not (found := look()):
+            assert time.monotonic() < deadline, list(self.run.events())[-6:]
+            assert self.driver.poll() is None, self.driver.communicate()[0][-3000:]
+            time.sleep(0.05)
+        return found
+
+
+def pipes(pid: int) -> set[str]:
+    """The pipes that a process has open."""
+    found = set()
+    for end in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found.add(os.readlink(end))
+        except OSError:
+            continue
+    return {name for name in found if name.startswith("pipe:")}
+
+
+@pytest.mark.timeout(600 * PATIENCE)
+@pytest.mark.parametrize("phase", PHASES)
+def test_whatever_dies_in_a_phase_costs_nothing(
+    calm: RunDir, convoy: Command, mark: str, tmp_path: Path, show: Callable[..., None], phase: str
 ) -> None:
-    run_id = f"{way}-{rank}-{phase}"
-    convoy.run(f"run_id={run_id}", *JOB, f"fault.{way}_rank={rank}", f"fault.during={phase}", "fault.at_step=25")
-    run = RunDir(str(convoy.runs), run_id)
-    (fault,) = convoy.events(run_id, "fault")
-    ended = next(event for event in convoy.events(run_id, "attempt_ended") if event["details"]["kind"] != "done")
-    took = seconds_of(ended) - fault["details"]["time"]
-    show(f"  {run_id:<22} noticed after {took:5.1f} s: {ended['details']['reason'][:100]}")
-    assert (ended["rank"], ended["details"]["kind"]) == (rank, KINDS[way])
-    assert took < HANG_S + START_S + 10
-    assert convoy.json(run_id, "outcome.json")["attempts"] == 2
-    assert_same(calm, run, STEPS, tmp_path)
-    assert not [process.cmdline() for process in living(str(convoy.runs))]
+    held = Held(convoy, RunDir(str(convoy.runs), phase), phase, show)
+    show("")
+    first, second = LAST_BLOWS if phase == "exporting" else BLOWS
+    held.begin(len(first) + 1)
+    for blow in first:
+        held.hold()
+        held.strike(*blow)
+    held.hold()
+    held.strike_driver()
+    assert eventually(lambda: not living(mark)), living(mark)
+    held.begin(len(second) + 1)
+    for blow in second:
+        held.hold()
+        held.strike(*blow)
+    held.hold()
+    held.strike_server("raylet", STOP if PHASES[phase] is KILL else KILL)
+    assert eventually(lambda: not living(mark)), living(mark)
+    held.begin(1)
+    held.hold()
+    held.strike_server("head", PHASES[phase])
+    convoy.run(f"run_id={phase}")
+    assert eventually(lambda: not living(mark)), living(mark)
+    assert_nothing_was_lost(held.run)
+    assert_same(calm, held.run, STEPS, tmp_path)
 
 
-def test_the_same_death_at_the_same_step_twice_stops_the_job_and_says_so(calm: RunDir, convoy: Command) -> None:
-    words = ("fault.kill_rank=1", "fault.at_step=25", "fault.attempts=[1,2,3]")
-    said = convoy.run("run_id=twice", *JOB, *words, expect=1)
-    assert "failed - rank 1: killed by signal 9; the same death twice at step 25" in said
-    assert convoy.json("twice", "outcome.json")["attempts"] == 2
-    convoy.run("run_id=twice")  # the same job without its faults
+def assert_nothing_was_lost(run: RunDir) -> None:
+    """Each attempt went on from the newest checkpoint told of before it, or a newer one, and all were whole."""
+    newest = 0
+    for event in run.events():
+        if event["kind"] == "checkpoint_saved":
+            newest = max(newest, event["details"]["step"])
+        if event["kind"] == "restored":
+            assert event["details"]["step"] >= newest and event["details"]["broken"] == [], event
 
 
-def test_a_damaged_checkpoint_and_failing_writes_are_got_over(calm: RunDir, convoy: Command, tmp_path: Path) -> None:
-    convoy.run("run_id=damaged", *JOB, "fault.corrupt_checkpoint=true", "fault.at_step=30")
-    assert "crc32c" in str(convoy.events("damaged", "restored")[0]["details"]["broken"])
-    assert convoy.events("damaged", "restored")[0]["details"]["step"] == 20
-    convoy.run("run_id=unwritten", *JOB, "fault.failing_writes=3", "fault.at_step=30")
-    assert convoy.json("unwritten", "outcome.json")["attempts"] == 2
-    for run_id in ("damaged", "unwritten"):
-        assert_same(calm, RunDir(str(convoy.runs), run_id), STEPS, tmp_path / run_id)
+def test_faults_of_its_own_end_a_job_and_it_goes_on_with_the_same_command(
+    calm: RunDir, convoy: Command, tmp_path: Path
+) -> None:
+    once = "cluster.max_restarts=0"
+    faults = [
+        (
+            ("fault.kill_rank=1", "fault.at_step=25", "fault.attempts=[1,2,3]"),
+            "killed by signal 9; the same death twice",
+        ),
+        (("fault.raise_rank=1", "fault.at_step=45", once), "failed - rank 1: ConnectionError: fault.raise_rank=1"),
+        (("fault.exhaust_rank=0", "fault.during=evaluating", "fault.at_step=65", once), "failed - rank 0: MemoryError"),
+        (("fault.corrupt_checkpoint=true", "fault.at_step=90", once), "failed - rank 0: killed by signal 9"),
+        (("fault.failing_writes=3", "fault.at_step=130", once), "fault.failing_writes=3"),
+    ]
+    for words, expected in faults:
+        said = convoy.run("run_id=own", *JOB, *words, expect=1)
+        assert expected in said, said[-2000:]
+    assert "the same death twice at step 25" in convoy.events("own", "attempt_ended")[1]["details"]["reason"]
+    kinds = [event["details"]["kind"] for event in convoy.events("own", "attempt_ended")]
+    assert kinds == ["infrastructure"] * 3 + ["out_of_memory"] + ["infrastructure"] * 2
+    broken = [event["details"] for event in convoy.events("own", "restored") if event["details"]["broken"]]
+    assert broken[0]["step"] == 80 and "crc32c" in str(broken[0]["broken"])
+    convoy.run("run_id=own")
+    assert_same(calm, RunDir(str(convoy.runs), "own"), STEPS, tmp_path)
