@@ -15,7 +15,7 @@ from data_pipeline.manifest import Manifest
 from data_pipeline.records import ENCODED, FORMAT, HEIGHT, LABEL, RAW, WEIGHT, WIDTH
 
 #: Up to this shrinking plain bilinear interpolation does; beyond it, it would alias and is filtered, which is slower.
-_SHRINKS_WELL = 3.0
+SHRINKS_WELL = 3.0
 #: Red, green and blue in grey, as JPEG and Pillow have it: ITU-R BT.601.
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -129,7 +129,7 @@ def resize(image: tf.Tensor, side: int) -> tf.Tensor:
     shape = tf.shape(image)[:2]
 
     def changed() -> tf.Tensor:
-        shrinks = tf.cast(tf.reduce_max(shape), tf.float32) > _SHRINKS_WELL * side
+        shrinks = tf.cast(tf.reduce_max(shape), tf.float32) > SHRINKS_WELL * side
         # The kernel computes in float32 anyway, and is a seventh faster where its input is: the same bits.
         pixels = tf.cast(image, tf.float32)
         filtered = lambda: tf.image.resize(pixels, [side, side], antialias=True)  # noqa: E731

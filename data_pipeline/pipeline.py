@@ -158,7 +158,7 @@ def _dataset(
         else:
             if isinstance(order, TrainingOrder) and order.blocks:
                 reader.follow(partial(order.groups_from, start_step))
-            elements = streamed(batches, reader, data, augment, image_size)
+            elements = streamed(batches, reader, manifest.images, data, augment, image_size)
         return elements.prefetch(_prefetched(order, data, image_size)).with_options(_options())
 
 

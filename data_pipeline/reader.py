@@ -185,22 +185,23 @@ class RecordReader:
                 for record in records:
                     self._skip(number, record, error)
                 return [PLACEHOLDER] * len(records)
-            return [self._checked(shard, number, record) for record in records]
+            places = shard.places[records].tolist()
+            return [self._checked(shard, number, *each) for each in zip(records, places, strict=True)]
 
-    def _checked(self, shard: OpenShard, number: int, record: int) -> bytes:
+    def _checked(self, shard: OpenShard, number: int, record: int, place: list[int]) -> bytes:
         assert self._files is not None
-        if int(self._starts[number]) + record in self._skipped:
+        if self._skipped and int(self._starts[number]) + record in self._skipped:
             return PLACEHOLDER
         try:
-            return self._read(shard, number, record)
+            return self._read(shard, number, record, place)
         except CorruptRecord as error:
             if self._files.damaged_copy(number):
                 return self._read_shard(number, [record])[0]
             self._skip(number, record, error)
             return PLACEHOLDER
 
-    def _read(self, shard: OpenShard, number: int, record: int) -> bytes:
-        offset, length = (int(part) for part in shard.places[record])
+    def _read(self, shard: OpenShard, number: int, record: int, place: list[int]) -> bytes:
+        offset, length = place
         if offset + length + CRC_BYTES > self.shards[number].num_bytes:
             raise self._corrupt(number, record, offset, f"{length} bytes should be there, the shard ends before")
         example, stored_crc = os.pread(shard.file, length, offset), os.pread(shard.file, CRC_BYTES, offset + length)
@@ -253,7 +254,7 @@ class RecordReader:
             _log.warning("%s: its checksum is not the manifest's; each record is checked as it is read", url)
             return
         for record in range(self.shards[number].num_examples):
-            self._read(shard, number, record)
+            self._read(shard, number, record, shard.places[record].tolist())
         raise CorruptRecord(f"{url}: its checksum is not the manifest's, though no record is damaged - {CURE}")
 
 

@@ -104,7 +104,9 @@ class NearShards:
         path, index = (self._store.local_path(name) for name in (shard.name, index_name(shard.name)))
         assert path is not None and index is not None
         check_index(f"{self._store.url}/{index_name(shard.name)}", index, shard)
-        pairs = np.memmap(index, "<u8", "r").reshape(-1, 2) if shard.num_examples else np.empty((0, 2), np.uint64)
+        pairs = np.empty((0, 2), np.uint64)
+        if shard.num_examples:  # a plain array over the mapping: numpy's own class for it is slow to take from
+            pairs = np.asarray(np.memmap(index, "<u8", "r")).reshape(-1, 2)
         try:
             return OpenShard(os.open(path, os.O_RDONLY), pairs)
         except FileNotFoundError as error:

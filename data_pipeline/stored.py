@@ -41,24 +41,43 @@ def each_example(
         return batch | {"record": _read(reader, batch["example"])}
 
     @do_not_convert
-    def prepared(batch: Element) -> Element:
-        records = batch.pop("record")
-        whole = tf.cast(records != PLACEHOLDER, tf.float32)
-        return prepare(batch | {"stored": parsed(reader, records), "whole": whole})
-
-    @do_not_convert
     def alone(example: Element) -> Any:
-        batch = prepared(tf.nest.map_structure(lambda part: part[None], example))
+        batch = _prepared(tf.nest.map_structure(lambda part: part[None], example), reader, prepare)
         return finish(tf.nest.map_structure(lambda part: part[0], batch))
-
-    @do_not_convert
-    def opened(batch: Element) -> Element:
-        return prepared(read(batch))
 
     if reader.max_corrupt:
         return batches.map(read, _READS_AT_ONCE).unbatch().map(guarded(alone, reader), NUM_CORES)
+    return _opened(batches, reader, prepare).unbatch().map(do_not_convert(finish), NUM_CORES)
+
+
+def each_batch(
+    batches: tf.data.Dataset,
+    reader: RecordReader,
+    prepare: Callable[[Element], Element],
+    finish: Callable[[Element], Element],
+    size: int,
+) -> tf.data.Dataset:
+    """`finish(batch)` of each batch of `size` whole, as `each_example` has it; the reader must not skip anything."""
+    # Each batch keeps as many cores busy as it has images; another is begun before the last of them is done.
+    at_once = 1 + -(-NUM_CORES // size)
+    return _opened(batches, reader, prepare).map(do_not_convert(finish), at_once)
+
+
+def _opened(batches: tf.data.Dataset, reader: RecordReader, prepare: Callable[[Element], Element]) -> tf.data.Dataset:
+    """Batches read, parsed and prepared, where a corrupt record ends the job."""
+
+    @do_not_convert
+    def opened(batch: Element) -> Element:
+        return _prepared(batch | {"record": _read(reader, batch["example"])}, reader, prepare)
+
     watch(reader)
-    return batches.map(opened, _READS_AT_ONCE).unbatch().map(do_not_convert(finish), NUM_CORES)
+    return batches.map(opened, _READS_AT_ONCE)
+
+
+def _prepared(batch: Element, reader: RecordReader, prepare: Callable[[Element], Element]) -> Element:
+    records = batch.pop("record")
+    whole = tf.cast(records != PLACEHOLDER, tf.float32)
+    return prepare(batch | {"stored": parsed(reader, records), "whole": whole})
 
 
 def _read(reader: RecordReader, examples: tf.Tensor) -> tf.Tensor:

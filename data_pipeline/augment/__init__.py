@@ -23,7 +23,7 @@ from data_pipeline.augment.warp import warp
 def augment_image(image: tf.Tensor, draws: tf.Tensor, augment: AugmentSpec) -> tf.Tensor:
     """One image [height, width, channels], float32, changed after it has its size."""
     image = shift_image(image, draws, augment)
-    if _changes_pixels(augment):
+    if changes_pixels(augment):
         image = _change_pixels(image[None], draws[None], augment)[0]
     return image
 
@@ -34,7 +34,8 @@ def augment_batch(images: tf.Tensor, draws: tf.Tensor, augment: AugmentSpec) -> 
     return _change_pixels(images, draws, augment)
 
 
-def _changes_pixels(augment: AugmentSpec) -> bool:
+def changes_pixels(augment: AugmentSpec) -> bool:
+    """Whether anything is done that is more than moving pixels, mixing aside."""
     return bool(warps(augment) or augment.randaugment_ops or changes_colour(augment) or augment.erasing)
 
 
