@@ -24,6 +24,7 @@ from launcher.folders import abandoned, sign
 from launcher.gate import NoRay
 from launcher.placement import Host
 from launcher.ray_watch import RayWatch, servers_of
+from launcher.reach import CURE
 
 logger = logging.getLogger(__name__)
 PREFIX = "convoy-ray-"
@@ -65,8 +66,7 @@ def running_ray(address: str) -> Iterator[None]:
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        cure = "start it (ray start --head), or leave cluster.address out and Convoy starts its own"
-        raise BadSpec.of("cluster.address", address, f"no Ray cluster answers there: {first}", cure) from error
+        raise BadSpec.of("cluster.address", address, f"no Ray cluster answers there: {first}", CURE) from error
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console as Rich
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from launcher import streams
 from launcher.rendezvous import ranks
 
 EVERY_S = 5.0
@@ -17,11 +18,20 @@ PHASE_S = 1.0
 WIDE = 110
 
 
+class _Screen(Rich):
+    """Rich's console, which ends the process when its reader leaves; ours goes on unread."""
+
+    def on_broken_pipe(self) -> None:
+        """The reader has left."""
+        self.quiet = True
+        streams.give_up(sys.stdout)
+
+
 class Console:
     """Says things to the person who started the job. The only module that prints."""
 
     def __init__(self, every_s: float = EVERY_S) -> None:
-        self._rich = Rich(highlight=False, soft_wrap=True)
+        self._rich = _Screen(highlight=False, soft_wrap=True)
         self._every_s = every_s
         self._bar: Progress | None = None
         self._last_line = 0.0
@@ -76,12 +86,12 @@ class Console:
 
 def refuse(error: Exception) -> None:
     """Say on stderr what is wrong."""
-    sys.stderr.write(f"{error}\n")
+    streams.say(sys.stderr, f"{error}\n")
 
 
 def show(text: str) -> None:
     """Say an answer on stdout."""
-    sys.stdout.write(f"{text}\n")
+    streams.say(sys.stdout, f"{text}\n")
 
 
 def progress_line(told: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from conf.schema import ClusterSpec
 from launcher.blame import PATIENCE_S, is_unexplained
 from launcher.capacity import Capacity
 from launcher.console import Console
+from launcher.grace import Grace
 from launcher.interrupts import Interrupts
 from launcher.journal import Journal, Spent
 from launcher.messages import AgentReport, Order, WorkerStatus
@@ -101,7 +102,7 @@ class Controller:
         self._step = 0
         self._spent = Spent(journal)
         self._has_told_data = False
-        self._has_warned = False
+        self._grace = Grace(cluster.grace_s, journal, console)
         self._stragglers = Stragglers()
         self._capacity = Capacity(journal, console)
         leaving = gang.leaving if cluster.address is not None and not is_preparing else None
@@ -210,8 +211,6 @@ class Controller:
         for rank, status in statuses.items():
             for event in status.events:
                 self._journal.told(attempt, rank, event)
-                if event.get("event") == "checkpoint_saved":
-                    self._check_grace(attempt, float(event.get("details", {}).get("seconds", 0.0)))
                 if event.get("event") == "prepared":
                     self._tell_prepared(event)
                 if event.get("event") == "weights_loaded" and rank == 0:
@@ -220,23 +219,13 @@ class Controller:
             self._console.progress(together([status.progress for status in statuses.values()]))
             return
         chief = statuses.get(0)
+        if chief is not None:
+            self._grace.note(attempt, chief)
         if chief is not None and chief.progress:
             self._step = max(self._step, trained_step(chief) or 0)
             self._spent.note(attempt, chief)
             self._note_stragglers(attempt, statuses)
             self._console.progress(chief.progress)
-
-    def _check_grace(self, attempt: int, seconds: float) -> None:
-        """Warn, once, where a stop would not have the time that a save takes."""
-        if seconds <= self._cluster.grace_s or self._has_warned:
-            return
-        self._has_warned = True
-        self._journal.event("slow_save", attempt, seconds=seconds, grace_s=self._cluster.grace_s)
-        cure = f"give cluster.grace_s more than {seconds:.0f}, or a faster storage.root"
-        self._console.say(
-            f"warning: a checkpoint took {seconds:.1f} s to save, and a stop or a pre-emption has "
-            f"cluster.grace_s={self._cluster.grace_s:g} - {cure}"
-        )
 
     def _note_stragglers(self, attempt: int, statuses: Mapping[int, WorkerStatus]) -> None:
         found = self._stragglers.note(statuses)

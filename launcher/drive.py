@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from conf import rules
 from conf.data_url import data_url, local_source
 from conf.errors import BadSpec
+from conf.exit_codes import FAILED
 from conf.schema import Accelerator, ClusterSpec, JobSpec, Verb
 from launcher.console import Console
 from launcher.controller import Controller, Gang, Outcome, Planner
@@ -42,11 +44,18 @@ class Drive:
             with Journal(self.run_dir) as journal:
                 journal.event("command", next_attempt(self.run_dir) - 1, job=self.job.job.name, age_s=age_s)
                 return self._run()
-        except (KeyboardInterrupt, SystemExit):  # while Ray starts, its own handler of SIGTERM exits
+        except (KeyboardInterrupt, SystemExit) as end:
+            return self._interrupted(end)
+
+    def _interrupted(self, end: BaseException) -> Outcome:
+        """The outcome where something ended this process in the middle: a signal, or code that thought it might."""
+        attempts, step = next_attempt(self.run_dir) - 1, int(last_outcome(self.run_dir).get("step") or 0)
+        if isinstance(end, SystemExit) and self.interrupts.reason is None:
+            if end.code != signal.SIGTERM:  # which is what Ray's own handler of it exits with while Ray starts
+                return Outcome("failed", attempts, step, f"the driver was ended from within ({end!r})", FAILED)
             self.interrupts.request("SIGTERM")
-            reason = f"{self.interrupts.reason}: stopped before the workers were started"
-            step = int(last_outcome(self.run_dir).get("step") or 0)
-            return Outcome("stopped", next_attempt(self.run_dir) - 1, step, reason, self.interrupts.exit_code)
+        reason = f"{self.interrupts.reason or 'Ctrl-C'}: stopped before the workers were started"
+        return Outcome("stopped", attempts, step, reason, self.interrupts.exit_code)
 
     def _run(self) -> Outcome:
         lost = self.interrupts.request

@@ -15,6 +15,7 @@ from conf.schema import ClusterSpec
 from launcher.child import ROOT
 from launcher.machine import this_machine
 from launcher.placement import Placement, place, ray_cpus, shape
+from launcher.reach import check_answers
 
 if TYPE_CHECKING:
     from launcher.group import Group
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 def local_placement(cluster: ClusterSpec) -> Placement | None:
     """Where the workers go on this machine; refuses at once. None where a running cluster has to be asked."""
     return place(cluster, [this_machine()], own_ray=True) if cluster.address is None else None
+
+
+def refuse_at_once(cluster: ClusterSpec) -> None:
+    """Raise BadSpec, before anything is written, where this machine has no room or no cluster is at the address."""
+    if local_placement(cluster) is None:
+        check_answers(str(cluster.address))
 
 
 def planned_placement(cluster: ClusterSpec) -> tuple[Placement | None, BadSpec | None]:

@@ -14,6 +14,7 @@ def main() -> None:
     waits = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if waits:
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # nothing is begun: there is nothing to clean up
+    importlib.import_module("launcher.streams").open_all()
     command = importlib.import_module("launcher.command")
     if waits:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -73,7 +73,11 @@ class ProgressReport:
             accuracy=progress.window.accuracy,
             examples_per_s=batch / step_s if step_s else None,
             eta_s=(progress.steps - progress.step) * step_s if step_s else None,
-            pace={"own_s": self._own_s, "stops": self._session.channel.stop_requested},
+            pace={
+                "own_s": self._own_s,
+                "stops": self._session.channel.stop_requested,
+                "loop_s": round(step_s * self._session.job.trainer.steps_per_loop, 4),  # of a call of the compiled loop
+            },
             **more,
             **phase_told(self._session),
             **progress.last_metrics,

@@ -7,6 +7,7 @@ from launcher.compose import Asked
 from launcher.console import Console, show
 from launcher.drive import Drive, needs_data
 from launcher.farewell import failure_text
+from launcher.gate import refuse_at_once
 from launcher.interrupts import interrupts
 from launcher.plan import plan
 from launcher.saved import check_writable, discard, new_run_id, open_run
@@ -25,6 +26,7 @@ def run(asked: Asked) -> int:
     if not needs_data(job):
         show(f"{job.data.name} is prepared already: {url}")
         return 0
+    refuse_at_once(job.cluster)
     check_writable(run_dir, job)
     console = Console()
     with interrupts() as stopper:

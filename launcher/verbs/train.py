@@ -10,7 +10,7 @@ from launcher.console import Console, show
 from launcher.controller import Outcome
 from launcher.drive import Drive, next_attempt
 from launcher.farewell import farewell
-from launcher.gate import local_placement
+from launcher.gate import refuse_at_once
 from launcher.interrupts import interrupts
 from launcher.journal import Journal
 from launcher.lease import Lease
@@ -31,13 +31,13 @@ def run(asked: Asked) -> int:
     if job.dry_run:
         show(plan(job, run_dir))
         return 0
-    local_placement(job.cluster)  # refuses at once
     if last.get("state") == "succeeded":
         why = "" if last.get("reason") in (None, "done") else f", {last['reason']}"
         show(
             f"run {job.run_id} is finished ({last.get('step')} steps{why}): {run_dir.url} - another run_id begins anew"
         )
         return 0
+    refuse_at_once(job.cluster)
     return _train(job, run_dir)
 
 

@@ -311,3 +311,20 @@ def test_a_save_that_takes_longer_than_the_grace_is_warned_of_once(tmp_path, cap
     said = capsys.readouterr().out
     assert said.count("warning: a checkpoint took 7.2 s to save") == 1 and "cluster.grace_s more than 7" in said
     assert setting.kinds().count("slow_save") == 1
+
+
+def test_steps_that_leave_a_stop_too_little_time_are_warned_of_once(tmp_path, capsys):
+    """A stop takes up to two calls of the compiled loop and a save: 2 x 2.6 s + 1 s are more than 6 s."""
+
+    def paced(loop_s: float, *told: dict) -> WorkerStatus:
+        status = at(0, 5, events=told)
+        return replace(status, progress={**status.progress, "pace": {"loop_s": loop_s}})
+
+    saved = {"event": "checkpoint_saved", "details": {"step": 5, "seconds": 1.0}}
+    setting = Setting(tmp_path, grace_s=6)
+    polls = [[paced(2.6)], [paced(2.4, saved)], [paced(2.6)], [paced(2.7)], [at(0, 9, 0)]]
+    setting.run(ScriptedGang(polls))
+    said = capsys.readouterr().out
+    assert said.count("warning: a stop or a pre-emption may take 6.2 s (2 calls of the compiled loop, 2.6 s each") == 1
+    assert "cluster.grace_s=6 - give cluster.grace_s 7 or more" in said and "trainer.steps_per_loop" in said
+    assert setting.kinds().count("slow_stop") == 1 and "slow_save" not in setting.kinds()

@@ -108,6 +108,26 @@ def test_a_job_succeeds_on_loopback_and_leaves_nothing_behind(command):
     assert command.left() == ([], [])
 
 
+def test_a_job_goes_on_when_nobody_reads_what_it_says(command):
+    """As under `| head -1`."""
+    process = command.start("succeed")
+    assert process.stdout.readline().startswith("a new run x begins in")
+    process.stdout.close()
+    assert process.wait(timeout=90) == 0
+    assert command.outcome() == {"state": "succeeded", "attempts": 1, "step": 10, "reason": "done"}
+    assert command.left() == ([], [])
+
+
+@pytest.mark.parametrize("closed", ["by its reader", "from the start"])
+def test_an_answer_that_nobody_reads_is_no_error(command, closed):
+    line = [sys.executable, str(ROOT / "launcher/run.py"), *command.words, "dry_run=true"]
+    close = functools.partial(os.close, 1) if closed == "from the start" else None
+    pipe = subprocess.PIPE
+    with subprocess.Popen(line, env=command.environ, stdout=pipe, stderr=pipe, text=True, preexec_fn=close) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(timeout=30)) == ("", 0)
+
+
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_ctrl_c_and_sigterm_save_and_say_how_to_go_on(command, number, expected):
     process = command.start("wait")
@@ -173,6 +193,7 @@ def test_a_killed_driver_leaves_no_process_and_the_next_one_sweeps_its_files(com
         (["job=evaluate", "run_id=nothing"], "no such run"),
         (["storage.root=/proc/nowhere"], "storage.root=/proc/nowhere"),
         (["storage.root=/proc/nowhere", "job=prepare", "data=digits"], "storage.root=/proc/nowhere"),
+        (["cluster.address=127.0.0.1:1"], "cluster.address=127.0.0.1:1 - nothing answers there: Connection refused"),
     ],
 )
 def test_refusals_are_quick_and_leave_nothing(command, words, said):

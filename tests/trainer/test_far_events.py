@@ -1,12 +1,12 @@
 """Curves in a far store: one curve whatever dies, and each byte sent once."""
 
 from pathlib import Path
-from unittest.mock import MagicMock
 
-import numpy as np
 import pytest
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
+from conf.schema import DataSpec, JobSpec, ModelSpec, TrainerSpec
+from data_pipeline.prepare import prepare
 from launcher.mirror import Mirror
 from storage import gcs_retries
 from storage.run_dir import RunDir
@@ -14,10 +14,13 @@ from storage.store import Store, StoreError, open_store
 from tests.storage.conftest import gcs_server, gcs_url, proxy  # noqa: F401
 from tests.storage.fault_proxy import Fault, FaultProxy
 from trainer import actions, far_events
-from trainer.checkpoints import CheckpointWriter, list_checkpoints
+from trainer.channel import Terminal
+from trainer.checkpoints import CheckpointWriter, list_checkpoints, load
 from trainer.curves import Curves
 from trainer.far_events import FarEvents
 from trainer.loop import Progress
+from trainer.session import Session
+from trainer.topology import Topology
 
 FOLDER = "x/tensorboard/train"
 STEPS, SAVE_EVERY = 200, 20
@@ -120,26 +123,38 @@ def test_a_store_that_is_away_for_a_while_loses_no_point(store: Store, proxy: Fa
     assert points(store, tmp_path) == [(step, float(step)) for step in range(1, 3 * SAVE_EVERY + 1)]
 
 
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    """A real one, as small as they get, of examples that nobody has to fetch."""
+    job = JobSpec(
+        data=DataSpec(name="synthetic", num_examples=40, num_classes=2, image_size=8, out=str(tmp_path / "data")),
+        trainer=TrainerSpec(
+            model=ModelSpec(options={"filters": [2], "dense": 0, "batch_norm": True}), global_batch_size=4, steps=100
+        ),
+    )
+    prepare(job)
+    return Session(job, Topology(1, 0, 1, 1, False), Terminal(is_chief=False))
+
+
 def test_no_checkpoint_is_there_before_the_curves_it_remembers(
+    session: Session,
     store: Store,
     proxy: FaultProxy,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The action that saves, with a real writer and real curves: what it cannot send keeps it from saving."""
-    session = MagicMock()  # what is saved does not matter here
-    session.state.snapshot.return_value = {"model/kernel": np.zeros(3, np.float32)}
-    monkeypatch.setattr(actions, "saved_state", lambda *_: {})
     curves, run = Curves(FarEvents(store, FOLDER), 0), RunDir(store.url, "x")
     writer = CheckpointWriter(run, attempt=1)
     for step in (10, 20):
         curves.scalars(step, {"loss": float(step)})
         proxy.faults = [Fault("status", "POST", "upload", uses=gcs_retries.TRIES)] if step == 10 else []
-        saving = actions.Saving(session, writer, [curves])
-        saving(Progress(100, 10, step=step))
+        progress = Progress(100, session.lengths.steps_per_epoch, step=step)
+        actions.Saving(session, writer, [curves])(progress)
         if step == 10:
             with pytest.raises(StoreError, match=FOLDER):
                 writer.wait()
             assert list(run.store.list("checkpoints/")) == []
     writer.close()
     assert len(list(run.store.list(f"{FOLDER.removeprefix('x/')}/"))) == 2
-    assert [status.step for status in list_checkpoints(run)] == [20]
+    assert [status.step for status in list_checkpoints(run, verify=True)] == [20]
+    tensors, state = load(run, 20)
+    assert state["progress"]["step"] == 20 and tensors.keys() == session.state.variables().keys()
