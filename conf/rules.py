@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any
 
-from conf import augment_rules, families, fault_rules, judge_rules, phases
+from conf import augment_rules, families, fault_rules, judge_rules, look_rules, phases, search_rules
 from conf.errors import BadSpec, Problem
 from conf.schema import (
     Accelerator,
@@ -32,7 +32,8 @@ def check(job: JobSpec) -> None:
     """Raise BadSpec with every problem that can be known without touching the data or the cluster."""
     problems = [*_names(job), *_positive(job), *_data(job.data), *_lengths(job.trainer), *_batches(job)]
     problems += [*_fewest(job), *_shares(job)]
-    problems += [*_places(job), *_cluster(job.cluster), *fault_rules.problems(job)]
+    problems += [*_places(job), *_cluster(job.cluster), *fault_rules.problems(job), *search_rules.problems(job)]
+    problems += look_rules.problems(job)
     if problems:
         raise BadSpec(problems)
 

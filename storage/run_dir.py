@@ -5,7 +5,8 @@ outcome.json                          how it ended
 events.jsonl                          what happened when; in a far store one object an event, in events/
 attempts/NN/{job.yaml,rank_R.log,rank_R.stacks}; in a far store rank_R.log.part-* while the worker runs
 checkpoints/step_XXXXXXXX/            trainer/checkpoints.py knows what is in there
-tensorboard/  report/{metrics,goodput,benchmark}.json  export/saved_model/
+tensorboard/  report/{metrics,goodput,benchmark,find_lr}.json  report/find_lr.png  export/saved_model/
+sweep.json  trials/NNN.log  report/sweep.{json,csv}   of a sweep, whose trials are runs of their own
 """
 
 import contextlib
@@ -35,6 +36,11 @@ LOG_PART = ".part-"
 METRICS = "report/metrics.json"
 GOODPUT = "report/goodput.json"
 BENCHMARK = "report/benchmark.json"
+FIND_LR = "report/find_lr.json"
+FIND_LR_PLOT = "report/find_lr.png"
+SWEEP = "sweep.json"
+SWEEP_REPORT = "report/sweep.json"
+SWEEP_TABLE = "report/sweep.csv"
 SAVED_MODEL = "export/saved_model"
 KERAS_FILES = {"keras": "export/model.keras", "weights_h5": "export/model.weights.h5"}
 

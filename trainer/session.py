@@ -35,6 +35,7 @@ from trainer.models import block_pattern, build_model
 from trainer.objective import make_objective, regularise
 from trainer.pace import Clock
 from trainer.phases import Phases, rate_factor
+from trainer.probe import Probe
 from trainer.state import TrainingState
 from trainer.step import TrainingStep
 from trainer.strategy import configure_devices, make_strategy
@@ -100,6 +101,7 @@ class Session:
         averages = self.averages
         if averages:
             averages.follow([*self.model.trainable_variables, *statistics])
+        self.probe = self._new_probe()
         self.step = TrainingStep(
             self.strategy,
             self.model,
@@ -112,9 +114,20 @@ class Session:
             self.lanes,
             averages,
             Clock(runs=not trainer.deterministic),
+            self.probe,
         )
         averaged = averages.averages_of(statistics) if averages else []
         self.average_batch_norm = averaging(self.strategy, self.model, averaged)
+
+    def _new_probe(self) -> Probe | None:
+        """What keeps gradients and images of each step where TensorBoard shows some."""
+        looks = self.job.trainer.tensorboard
+        variables = self.model.trainable_variables if looks.histograms or looks.norms else []
+        num_images = min(looks.num_images, self.shape.replica_batch_size) if looks.images else 0
+        side = self.image_size
+        if not variables and not num_images:
+            return None
+        return Probe(variables, num_images, (side, side, self.job.data.channels))
 
     def change_phase(self, number: int) -> None:
         """Go over to a later phase: freeze and thaw, other optimizers, a new step. Every worker, at the same step."""

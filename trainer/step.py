@@ -20,6 +20,7 @@ from trainer.pace import Clock, Pace
 from trainer.parameter_groups import Optimizers
 from trainer.parts import Batch, sum_over_parts
 from trainer.precision import LossScale
+from trainer.probe import Probe
 from trainer.strategy import reduction_options
 
 #: Gradients, one a trainable variable, and totals.
@@ -51,11 +52,12 @@ class TrainingStep:
         lanes: int = 1,
         averages: WeightAverages | None = None,
         clock: Clock | None = None,
+        probe: Probe | None = None,
     ):
         self.strategy, self.model, self.optimizer, self.objective = strategy, model, optimizer, objective
         self.clipping, self.micro_batches, self.unroll, self.loss_scale = clipping, micro_batches, unroll, loss_scale
         self.lanes, self._is_partly_frozen, self._averages = lanes, is_partly_frozen(model), averages
-        self.clock = clock or Clock()
+        self.clock, self._probe = clock or Clock(), probe
         self.pace = Pace(0.0, 0.0)  # of the last call of the compiled loop, on this worker
         # float64 sums of float32 values are exact here, so they do not depend on where a loop begins.
         self.totals = tf.Variable(
@@ -141,6 +143,8 @@ class TrainingStep:
             gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients, options=reduction_options())
         if self.loss_scale is not None:
             gradients = [gradient / self.loss_scale.scale for gradient in gradients]
+        if self._probe is not None:
+            self._probe.see(batch, gradients)
         return clipped(gradients, self.clipping), own
 
     def _accumulate(self, batch: Batch) -> Sums:
