@@ -69,6 +69,7 @@ def hosts_of(cluster: ClusterSpec) -> list[Host]:
     """This machine, or the hosts of the running cluster at `cluster.address`."""
     if cluster.address is None:
         return [this_machine()]
+    refuse_at_once(cluster)
     quiet()
     connect = importlib.import_module("launcher.connect")
     with connect.running_ray(cluster.address):

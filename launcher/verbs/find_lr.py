@@ -10,7 +10,7 @@ from launcher.compose import Asked
 from launcher.console import Console, show
 from launcher.drive import Drive
 from launcher.farewell import failure_text, typed_again
-from launcher.gate import local_placement
+from launcher.gate import refuse_at_once
 from launcher.interrupts import interrupts
 from launcher.plan import plan
 from launcher.saved import check_writable, discard, new_run_id, open_run
@@ -28,7 +28,7 @@ def run(asked: Asked) -> int:
     if job.dry_run:
         show(plan(job, run_dir))
         return 0
-    local_placement(job.cluster)  # refuses at once
+    refuse_at_once(job.cluster)
     check_writable(run_dir, job)
     console = Console()
     with interrupts() as stopper:
