@@ -16,8 +16,6 @@ class Verb(Enum):
     prepare = "write the data as TFRecords and stop"
     inspect = "show a prepared set: a table, and its images as contact sheets"
     benchmark = "measure whether the input or the model limits the job"
-    find_lr = "try learning rates from small to large for some steps, and suggest one"
-    sweep = "train with every combination of the values that some keys are given, or with random ones; or -m"
     evaluate = "measure the newest checkpoint of run_id on a split"
     export = "write the newest checkpoint of run_id as a SavedModel"
     checkpoints = "list, verify, prune or export the checkpoints of run_id"
@@ -91,6 +89,13 @@ class BatchNormSync(Enum):
     synchronized = "batch statistics over all replicas in every step"
 
 
+class Rematerialize(Enum):
+    """What the backward pass computes again instead of keeping it: less memory for more time."""
+
+    none = "nothing: every activation is kept until its gradient is there"
+    blocks = "each block of the model from what went into it (gradient checkpointing)"
+
+
 class Pixels(Enum):
     """What the first layers of a model make of pixels 0..255."""
 
@@ -138,13 +143,6 @@ class FaultPhase(Enum):
     evaluating = "in the first evaluation at or behind fault.at_step"
     saving = "in the first save at or behind fault.at_step: all files are written, their manifest is not"
     exporting = "while the trained model is exported"
-
-
-class SweepKind(Enum):
-    """How the trials of a sweep are chosen."""
-
-    grid = "every combination of the values"
-    random = "values drawn at random, sweep.trials times"
 
 
 class SubmitKind(Enum):
@@ -315,19 +313,6 @@ class Loss(Enum):
 
 
 @dataclass
-class LooksSpec:
-    """What TensorBoard shows of a training beside its curves. Off, nothing of it is computed. A run may change it."""
-
-    histograms: int = 0  # of each weight and its gradient, at every so many points on the curves; 0: never
-    norms: int = 0  # of each weight and its gradient, and of all gradients together; the same
-    images: int = 0  # of the step at such a point, as the model sees them; the same
-    num_images: int = 16  # so many of them
-    times: bool = False  # where a step's time goes: input, computing, other replicas, checkpoints, evaluations
-    memory: bool = False  # of the host and, in use and at most, of each GPU
-    hparams: list[str] = field(default_factory=list)  # keys, or parts such as trainer.optimizer, beside the results
-
-
-@dataclass
 class TrainerSpec:
     """What is learnt and how. Nothing here depends on the cluster."""
 
@@ -342,6 +327,8 @@ class TrainerSpec:
     steps: int | None = None  # ...or in optimizer steps, which wins where both are given
     global_batch_size: int = 64  # examples an update, over all replicas and micro-batches
     accumulation_steps: int = 1  # micro-batches a replica adds up before the update
+    micro_batch: Any = None  # or the examples of one of them; auto: the most that fit, found when the run begins
+    rematerialize: Rematerialize = Rematerialize.none
     precision: Precision = Precision.float32
     steps_per_loop: int = 10  # steps in one call of the compiled loop; progress and stops are seen between calls
     log_every_steps: int = 10
@@ -363,8 +350,6 @@ class TrainerSpec:
     plateau: PlateauSpec = field(default_factory=PlateauSpec)  # lower the learning rate where nothing gets better
     label_smoothing: float = 0.0
     class_weights: Any = None  # null | balanced | {class: weight, ...}; classes that are not named weigh 1
-    tensorboard: LooksSpec = field(default_factory=LooksSpec)
-    profile: list[int] | None = None  # [first, last]: the steps between them, traced for TensorBoard's profiler
     deterministic: bool = False  # same bits in every run on CPUs, at some cost
     evaluate_at_end: bool = True  # the test split (else validation), into report/metrics.json
     export_at_end: bool = True  # a SavedModel into export/saved_model
@@ -386,6 +371,7 @@ class ClusterSpec:
     hang_timeout_s: float | None = None  # without progress; default: 10 times the slowest loop seen, 120 s or more
     grace_s: float = 30.0  # for saving when the job is asked to stop
     max_restarts: int = 3
+    memory_limit_bytes: int | None = None  # a worker that takes up more of the host's memory ends; default: no bound
     standby: Standby = Standby.auto
 
 
@@ -444,27 +430,6 @@ class BenchmarkSpec:
 
 
 @dataclass
-class FindLrSpec:
-    """What job=find_lr tries. Rates are those of the optimizer's key; the rates of groups move in proportion."""
-
-    low: float = 1e-6  # the first step's rate
-    high: float = 10.0  # the last one's; the test ends before it where the loss blows up
-    steps: int = 100  # from one to the other, by equal factors
-    phase: int = 1  # whose part of the model and optimizer are tried, counted from 1, on the weights before training
-
-
-@dataclass
-class SweepSpec:
-    """How job=sweep tries values. Which values: in Hydra's words, such as key=1,2 or key=interval(0.1,1)."""
-
-    kind: SweepKind = SweepKind.grid
-    trials: int | None = None  # of a random sweep
-    seed: int = 0  # of the draws; the training's own is `seed`
-    metric: str = "validation_accuracy"  # or validation_loss, of which less is better: what the table is sorted by
-    at_once: int | None = None  # most trials at a time; null: as many as the cluster's resources hold
-
-
-@dataclass
 class CheckpointsSpec:
     """What job=checkpoints does beside listing them."""
 
@@ -497,7 +462,5 @@ class JobSpec:
     fault: FaultSpec = field(default_factory=FaultSpec)
     inspect: InspectSpec = field(default_factory=InspectSpec)
     benchmark: BenchmarkSpec = field(default_factory=BenchmarkSpec)
-    find_lr: FindLrSpec = field(default_factory=FindLrSpec)
-    sweep: SweepSpec = field(default_factory=SweepSpec)
     checkpoints: CheckpointsSpec = field(default_factory=CheckpointsSpec)
     tensorboard: TensorboardSpec = field(default_factory=TensorboardSpec)

@@ -35,7 +35,7 @@ from trainer.models import block_pattern, build_model
 from trainer.objective import make_objective, regularise
 from trainer.pace import Clock
 from trainer.phases import Phases, rate_factor
-from trainer.probe import Probe
+from trainer.segmented import segmented_model
 from trainer.state import TrainingState
 from trainer.step import TrainingStep
 from trainer.strategy import configure_devices, make_strategy
@@ -86,6 +86,7 @@ class Session:
         self.averages = WeightAverages(self.strategy, self.model, decay) if decay is not None else None
         self.judges = Judges.of(trainer)
         blocks = blocks_of(self.model, block_pattern(trainer.model))
+        self.segmented = segmented_model(trainer, self.model, blocks)
         factor = rate_factor() if self.judges.plateau else None
         self.phases = Phases(trainer, self.model, blocks, self.lengths.phases, factor)
         self.loss_scale = precision.make_loss_scale(trainer.precision)
@@ -101,7 +102,6 @@ class Session:
         averages = self.averages
         if averages:
             averages.follow([*self.model.trainable_variables, *statistics])
-        self.probe = self._new_probe()
         self.step = TrainingStep(
             self.strategy,
             self.model,
@@ -114,20 +114,10 @@ class Session:
             self.lanes,
             averages,
             Clock(runs=not trainer.deterministic),
-            self.probe,
+            self.segmented,
         )
         averaged = averages.averages_of(statistics) if averages else []
         self.average_batch_norm = averaging(self.strategy, self.model, averaged)
-
-    def _new_probe(self) -> Probe | None:
-        """What keeps gradients and images of each step where TensorBoard shows some."""
-        looks = self.job.trainer.tensorboard
-        variables = self.model.trainable_variables if looks.histograms or looks.norms else []
-        num_images = min(looks.num_images, self.shape.replica_batch_size) if looks.images else 0
-        side = self.image_size
-        if not variables and not num_images:
-            return None
-        return Probe(variables, num_images, (side, side, self.job.data.channels))
 
     def change_phase(self, number: int) -> None:
         """Go over to a later phase: freeze and thaw, other optimizers, a new step. Every worker, at the same step."""

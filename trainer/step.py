@@ -6,6 +6,7 @@ out is clipped and applied once. Nothing here depends on how many replicas there
 BatchNorm is not synchronized, the batches its statistics are taken over.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 
 import keras
@@ -20,7 +21,7 @@ from trainer.pace import Clock, Pace
 from trainer.parameter_groups import Optimizers
 from trainer.parts import Batch, sum_over_parts
 from trainer.precision import LossScale
-from trainer.probe import Probe
+from trainer.segmented import SegmentedModel
 from trainer.strategy import reduction_options
 
 #: Gradients, one a trainable variable, and totals.
@@ -52,12 +53,13 @@ class TrainingStep:
         lanes: int = 1,
         averages: WeightAverages | None = None,
         clock: Clock | None = None,
-        probe: Probe | None = None,
+        segmented: SegmentedModel | None = None,
     ):
         self.strategy, self.model, self.optimizer, self.objective = strategy, model, optimizer, objective
         self.clipping, self.micro_batches, self.unroll, self.loss_scale = clipping, micro_batches, unroll, loss_scale
         self.lanes, self._is_partly_frozen, self._averages = lanes, is_partly_frozen(model), averages
-        self.clock, self._probe = clock or Clock(), probe
+        self._segmented = segmented
+        self.clock = clock or Clock()
         self.pace = Pace(0.0, 0.0)  # of the last call of the compiled loop, on this worker
         # float64 sums of float32 values are exact here, so they do not depend on where a loop begins.
         self.totals = tf.Variable(
@@ -143,8 +145,6 @@ class TrainingStep:
             gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients, options=reduction_options())
         if self.loss_scale is not None:
             gradients = [gradient / self.loss_scale.scale for gradient in gradients]
-        if self._probe is not None:
-            self._probe.see(batch, gradients)
         return clipped(gradients, self.clipping), own
 
     def _accumulate(self, batch: Batch) -> Sums:
@@ -154,18 +154,7 @@ class TrainingStep:
 
     def _micro_batch(self, batch: Batch) -> Sums:
         variables = self._variables
-        # What lies below the lowest trainable layer is not even recorded.
-        with tf.GradientTape(watch_accessed_variables=not self._is_partly_frozen) as tape:
-            if self._is_partly_frozen:
-                tape.watch(variables)
-            logits = self.model(batch["image"], training=True)
-            losses = self.objective.weighted(batch, logits)
-            loss = tf.reduce_sum(losses) / tf.maximum(batch["batch_examples"], 1.0)
-            if self.model.losses:
-                shares = self.strategy.num_replicas_in_sync * self._num_parts
-                loss += tf.add_n([tf.cast(term, tf.float32) for term in self.model.losses]) / shares
-            scaled = loss if self.loss_scale is None else loss * self.loss_scale.scale
-        gradients = tape.gradient(scaled, variables)
+        gradients, logits, loss = self._differentiate(batch, variables)
         dense = [
             tf.zeros(v.shape, v.dtype) if g is None else tf.convert_to_tensor(g)
             for g, v in zip(gradients, variables, strict=True)
@@ -173,6 +162,30 @@ class TrainingStep:
         right = tf.cast(tf.argmax(logits, -1, tf.int32) == main_labels(batch), tf.float32) * batch["mask"]
         totals = tf.stack([loss, tf.reduce_sum(right), tf.reduce_sum(batch["mask"])])
         return dense, tf.cast(totals, tf.float64)
+
+    def _differentiate(
+        self, batch: Batch, variables: list[tf.Variable]
+    ) -> tuple[list[tf.Tensor | None], tf.Tensor, tf.Tensor]:
+        """The gradient of the scaled loss, the logits, the loss."""
+        loss_of = functools.partial(self._losses, batch)
+        if self._segmented is not None:
+            return self._segmented.differentiate(batch["image"], loss_of, variables)
+        # What lies below the lowest trainable layer is not even recorded.
+        with tf.GradientTape(watch_accessed_variables=not self._is_partly_frozen) as tape:
+            if self._is_partly_frozen:
+                tape.watch(variables)
+            logits = self.model(batch["image"], training=True)
+            loss, scaled = loss_of(logits)
+        return tape.gradient(scaled, variables), logits, loss
+
+    def _losses(self, batch: Batch, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """This part's share of the loss, and the same times the loss scale."""
+        losses = self.objective.weighted(batch, logits)
+        loss = tf.reduce_sum(losses) / tf.maximum(batch["batch_examples"], 1.0)
+        if self.model.losses:
+            shares = self.strategy.num_replicas_in_sync * self._num_parts
+            loss += tf.add_n([tf.cast(term, tf.float32) for term in self.model.losses]) / shares
+        return loss, loss if self.loss_scale is None else loss * self.loss_scale.scale
 
 
 def compile_step(step: TrainingStep) -> Callable[[Iterator[Batch], int, bool], tf.Tensor]:

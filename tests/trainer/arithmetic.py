@@ -9,13 +9,16 @@ import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
-from conf.schema import BatchNormSync, ModelSpec, OptimizerSpec, Precision, TrainerSpec
+from conf.schema import BatchNormSync, ModelSpec, OptimizerSpec, Precision, Rematerialize, TrainerSpec
 from data_pipeline.order import BatchShape
 from trainer import precision
 from trainer.batch_norm import averaging
+from trainer.model_parts import blocks_of
 from trainer.models import build_model
+from trainer.models.convnet import BLOCKS
 from trainer.objective import Objective
 from trainer.optimizers import make_optimizer, spare_from_decay
+from trainer.segmented import segmented_model
 from trainer.step import TrainingStep
 
 BATCH = 32
@@ -40,6 +43,7 @@ class Case:
     lanes: int = 1
     mixed: bool = False
     focal: bool = False
+    rematerialize: bool = False
 
 
 ADAM = OptimizerSpec(name="adam", learning_rate=0.003)
@@ -65,6 +69,8 @@ CASES = {
     "lanes": Case(ADAM, short=13, class_weights=True, lanes=2),
     "lanes-accumulated": Case(l2=0.01, accumulation=4, lanes=2),
     "mixed": Case(ADAM, short=13, label_smoothing=0.1, accumulation=2, mixed=True),
+    "rematerialized": Case(l2=0.01, short=13, accumulation=4, rematerialize=True),
+    "rematerialized-batch-norm": Case(batch_norm=BatchNormSync.synchronized, rematerialize=True),
     "loss-scale": Case(ADAM, precision=Precision.mixed_float16),
 }
 AVERAGED = Case(batch_norm=BatchNormSync.average)
@@ -182,8 +188,18 @@ def by_convoy(case: Case, strategy: tf.distribute.Strategy, first_replica: int, 
         objective = Objective(CLASSES, case.label_smoothing, weights, gamma, alpha)
         unroll = case.batch_norm is BatchNormSync.synchronized
         scale = precision.make_loss_scale(case.precision)
+        trainer.rematerialize = Rematerialize.blocks if case.rematerialize else Rematerialize.none
         step = TrainingStep(
-            strategy, model, optimizer, objective, case.optimizer, case.accumulation, unroll, scale, case.lanes
+            strategy,
+            model,
+            optimizer,
+            objective,
+            case.optimizer,
+            case.accumulation,
+            unroll,
+            scale,
+            case.lanes,
+            segmented=segmented_model(trainer, model, blocks_of(model, BLOCKS)),
         )
     precision.set_policy(Precision.float32)
     first = next(batches(case, shape, replicas))
