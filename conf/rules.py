@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any
 
-from conf import augment_rules, families, fault_rules, judge_rules, look_rules, phases, search_rules
+from conf import augment_rules, families, fault_rules, judge_rules, micro_batch, phases
 from conf.errors import BadSpec, Problem
 from conf.schema import (
     Accelerator,
@@ -31,15 +31,15 @@ ON_A_RUN = (Verb.evaluate, Verb.export, Verb.checkpoints, Verb.status, Verb.stop
 def check(job: JobSpec) -> None:
     """Raise BadSpec with every problem that can be known without touching the data or the cluster."""
     problems = [*_names(job), *_positive(job), *_data(job.data), *_lengths(job.trainer), *_batches(job)]
-    problems += [*_fewest(job), *_shares(job)]
-    problems += [*_places(job), *_cluster(job.cluster), *fault_rules.problems(job), *search_rules.problems(job)]
-    problems += look_rules.problems(job)
+    problems += [*_fewest(job), *_shares(job), *micro_batch.problems(job)]
+    problems += [*_places(job), *_cluster(job.cluster), *fault_rules.problems(job)]
     if problems:
         raise BadSpec(problems)
 
 
 def batch_multiples(job: JobSpec) -> int | None:
-    """What the global batch must be a multiple of: workers x replicas x micro-batches; None until hosts are seen.
+    """What the global batch must be a multiple of: workers x replicas x micro-batches (or the examples of one); None
+    until hosts are seen.
 
     Twice that where examples are mixed in pairs.
     """
@@ -49,6 +49,8 @@ def batch_multiples(job: JobSpec) -> int | None:
             return None
         replicas = 1
     pairs = 2 if augment_rules.mixes(job.data.augment) else 1
+    if isinstance(job.trainer.micro_batch, int):
+        return job.cluster.workers * replicas * job.trainer.micro_batch
     return job.cluster.workers * replicas * job.trainer.accumulation_steps * pairs
 
 
@@ -157,6 +159,7 @@ def _positive(job: JobSpec) -> list[Problem]:
         "cluster.min_workers": cluster.min_workers,
         "cluster.hang_timeout_s": cluster.hang_timeout_s,
         "cluster.grace_s": cluster.grace_s,
+        "cluster.memory_limit_bytes": cluster.memory_limit_bytes,
     }
     problems = [
         Problem(name, value, "must be greater than 0", f"leave {name} out for its default, or give a positive number")
@@ -211,7 +214,9 @@ def _batches(job: JobSpec) -> list[Problem]:
         return []
     workers, replicas = job.cluster.workers, job.cluster.gpus_per_worker or 1
     shape = f"{workers} workers x {replicas} replicas x {job.trainer.accumulation_steps} micro-batches"
-    if augment_rules.mixes(job.data.augment):
+    if isinstance(job.trainer.micro_batch, int):
+        shape = f"{workers} workers x {replicas} replicas x trainer.micro_batch={job.trainer.micro_batch}"
+    elif augment_rules.mixes(job.data.augment):
         shape += " x 2, for MixUp and CutMix take pairs"
     problem = batch_problem(job.trainer.global_batch_size, multiple, shape)
     return [problem] if problem else []

@@ -89,7 +89,9 @@ class Controller:
         interrupts: Interrupts,
         is_preparing: bool = False,
         sizes: Sequence[int] = (),
+        after: Callable[[int, Ending], Ending] = lambda _, ending: ending,
     ):
+        self._after = after
         self._cluster = cluster
         self._gang = gang
         self._planner = planner
@@ -114,7 +116,7 @@ class Controller:
         attempt = first_attempt
         while True:
             try:
-                ending = self._attempt(attempt)
+                ending = self._after(attempt, self._attempt(attempt))
             except KeyboardInterrupt:
                 if self._interrupts.kills_at_once:
                     raise

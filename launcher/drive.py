@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from conf import rules
@@ -14,6 +14,7 @@ from conf.schema import Accelerator, ClusterSpec, JobSpec, Verb
 from launcher.console import Console
 from launcher.controller import Controller, Gang, Outcome, Planner
 from launcher.elastic import sizes
+from launcher.fitting import Fitting
 from launcher.gate import connected, grouped, host_group, local_placement
 from launcher.interrupts import Interrupts
 from launcher.journal import Journal
@@ -21,6 +22,7 @@ from launcher.machine import process_age_s
 from launcher.messages import Standby
 from launcher.orders import Orders
 from launcher.placement import Placement
+from launcher.recovery import Ending
 from launcher.saved import outcome as last_outcome
 from launcher.standby import standby_server, wants_standby
 from storage.data_dir import is_prepared
@@ -64,18 +66,26 @@ class Drive:
             job = resolved(self.job, placement)
             rules.check(job)
             possible, timeouts = sizes(job), (job.cluster.start_timeout_s, job.cluster.capacity_timeout_s)
+            fitting = Fitting(job, self.run_dir, self.console, placement.shares_per_worker)
             with grouped(placement, *timeouts, possible) as gang:
-                return self._tasks(job, gang, Orders(job, self.run_dir, placement, standby))
+                return self._tasks(job, gang, Orders(job, self.run_dir, placement, standby, fitting=fitting), fitting)
 
-    def _tasks(self, job: JobSpec, gang: Gang, orders: Orders) -> Outcome:
+    def _tasks(self, job: JobSpec, gang: Gang, orders: Orders, fitting: Fitting) -> Outcome:
         attempt = next_attempt(self.run_dir)
         if needs_data(job):
             outcome = self._prepare(job, gang, orders, attempt)
             if outcome.state != "succeeded" or job.job is Verb.prepare:
                 return outcome
             attempt = outcome.attempts
+        if fitting.has_to_probe:
+            self.console.say("looking for the largest micro-batch that fits every worker")
+            outcome = self._control(job.cluster, gang, orders.probe, is_preparing=True).run(attempt)
+            if outcome.state != "succeeded":
+                return outcome
+            attempt = outcome.attempts
+            fitting.keep(attempt)
         counted = dataclasses.replace(orders, first_attempt=attempt)
-        return self._control(job.cluster, gang, counted.work, possible=sizes(job)).run(attempt)
+        return self._control(job.cluster, gang, counted.work, possible=sizes(job), after=fitting.after).run(attempt)
 
     def _prepare(self, job: JobSpec, gang: Gang, orders: Orders, attempt: int) -> Outcome:
         """On all hosts of a running cluster that see source and run directory; else beside the first worker."""
@@ -100,9 +110,10 @@ class Drive:
         planner: Planner,
         is_preparing: bool = False,
         possible: Sequence[int] = (),
+        after: Callable[[int, Ending], Ending] = lambda _, ending: ending,
     ) -> Controller:
         journal = Journal(self.run_dir)
-        return Controller(cluster, gang, planner, journal, self.console, self.interrupts, is_preparing, possible)
+        return Controller(cluster, gang, planner, journal, self.console, self.interrupts, is_preparing, possible, after)
 
     @contextlib.contextmanager
     def _own_standby(self) -> Iterator[Standby | None]:
@@ -126,7 +137,7 @@ def resolved(job: JobSpec, placement: Placement) -> JobSpec:
 
 def needs_data(job: JobSpec) -> bool:
     """Whether the job reads examples that are not prepared yet."""
-    return job.job in (Verb.train, Verb.prepare, Verb.benchmark, Verb.find_lr) and not is_prepared(data_url(job))
+    return job.job in (Verb.train, Verb.prepare, Verb.benchmark) and not is_prepared(data_url(job))
 
 
 def next_attempt(run_dir: RunDir) -> int:

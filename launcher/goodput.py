@@ -21,9 +21,11 @@ PARTS = {
     "lost_work": "lost work (steps done again)",
     "restart": "restarts",
     "capacity": "waiting for capacity",
-    "preparing": "preparing data",
+    "preparing": "preparing data, or trying micro-batches",
     "other": "the rest (curves, export, ending)",
 }
+#: In the names of the modules that attempts before the training run.
+BEFORE_TRAINING = ("prepare", "probe")
 ENDS = ("succeeded", "failed", "stopped")
 
 
@@ -178,7 +180,9 @@ class _Book:
         if self._attempt:  # its end was never told
             self._settle(at, {})
         self._spend(at, self._waits_as)
-        self._attempt = _Attempt("prepare" in str(details.get("module", "")), self._waits_as)
+        self._attempt = _Attempt(
+            any(word in str(details.get("module", "")) for word in BEFORE_TRAINING), self._waits_as
+        )
         self._attempts += not self._attempt.is_preparing
 
     def _settle(self, at: float, details: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from conf.files import dump_job
 from conf.schema import FaultSpec, JobSpec, Verb
+from launcher.fitting import Fitting, probe_arguments
 from launcher.messages import AgentReport, Order, Standby
 from launcher.placement import Placement
 from launcher.rendezvous import check_alike, check_gpus, worker_environs
@@ -16,6 +17,7 @@ from storage.run_dir import RunDir, attempt_job_name, log_name
 
 WORKER = "trainer.worker"
 PREPARE = "data_pipeline.prepare"
+PROBE = "trainer.probe"
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,15 @@ class Orders:
     standby: Standby | None
     worker: str = WORKER
     first_attempt: int = 1  # of this command
+    fitting: Fitting | None = None
 
     def work(self, attempt: int, reports: Sequence[AgentReport]) -> list[Order]:
         """A worker on every agent."""
         check_alike(reports)
         check_gpus(reports, self.placement)
+        if self.fitting is not None:
+            fitted = self.fitting.fitted(self.job, len(reports))
+            return dataclasses.replace(self, job=fitted, fitting=None).work(attempt, reports)
         url = self._write_job(attempt)
         argv: tuple[str, ...] = ("--job", url, "--attempt", str(attempt))
         if self.job.job is not Verb.train:
@@ -40,6 +46,18 @@ class Orders:
         forked = self.standby is not None or wants_standby(self.job.cluster, self.placement.gpus > 0)
         environs = worker_environs(reports, self.placement)
         return [self._order(self.worker, argv, attempt, rank, env, forked) for rank, env in enumerate(environs)]
+
+    def probe(self, attempt: int, reports: Sequence[AgentReport]) -> list[Order]:
+        """On every agent the search for the largest micro-batch, as if its worker were the only one."""
+        check_alike(reports)
+        check_gpus(reports, self.placement)
+        argv = ("--job", self._write_job(attempt), "--attempt", str(attempt))
+        share = self.fitting.probing(len(reports)) if self.fitting else 0
+        environs = [{**env, "TF_CONFIG": "{}"} for env in worker_environs(reports, self.placement)]
+        return [
+            self._order(PROBE, (*argv, *probe_arguments(rank, share, reports)), attempt, rank, env, False)
+            for rank, env in enumerate(environs)
+        ]
 
     def prepare(self, attempt: int, reports: Sequence[AgentReport]) -> list[Order]:
         """The preparation, beside the first agent."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from conf.data_url import data_url
 from conf.epoch import places_in_epoch
+from conf.micro_batch import AUTO, accumulation_steps
 from conf.phases import described, is_plain, phase_steps, phases_of
 from conf.schema import JobSpec, Remainder
 from launcher.gate import planned_placement
@@ -78,7 +79,11 @@ def _batches(job: JobSpec, placement: Placement | None) -> Iterator[tuple[str, s
     if placement is not None:
         share = trainer.global_batch_size // placement.num_shares
         yield "batch a replica", f"{share} ({placement.num_shares} replicas)"
-        yield "micro-batch", f"{share // trainer.accumulation_steps} ({trainer.accumulation_steps} an update)"
+        if trainer.micro_batch == AUTO:
+            yield "micro-batch", f"the largest that fits, at most {share}; found when the run begins"
+        else:
+            passes = accumulation_steps(trainer, placement.num_shares)
+            yield "micro-batch", f"{share // passes} ({passes} an update)"
 
 
 def _cluster(job: JobSpec, placement: Placement | None) -> Iterator[tuple[str, str]]:

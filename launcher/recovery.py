@@ -8,7 +8,8 @@ user, bad_data  the same code on the same data fails again: never again
 disk_full       a disk or a bucket is full: never again by itself
 no_capacity     the cluster had no host for some workers, for longer than they are waited for: not again by itself
 resized         it stopped to go on with more workers: again, not counted
-infrastructure, out_of_memory, hang, unknown
+out_of_memory   with micro-batches of the next smaller size where Convoy chooses it: again, not counted; else like
+infrastructure, hang, unknown
                 again, counted, up to cluster.max_restarts; the same death at the same step twice: never again
 port            a port was taken between choosing and binding it: again, not counted, PORT_TRIES times in a row
 """
@@ -82,6 +83,7 @@ class Ending:
     first_step: int | None = None  # of this attempt
     message: str = ""
     others: Mapping[int, str] | None = None
+    smaller: str = ""  # what the next attempt takes less memory by, where memory ran out
 
     @property
     def made_progress(self) -> bool:
@@ -90,12 +92,13 @@ class Ending:
 
     @property
     def death(self) -> tuple[object, ...] | None:
-        """What makes two deaths the same; None for one outside of training, which says little.
+        """What makes two deaths the same; None for one outside of training, which says little, and for one whose cause
+        the next attempt avoids.
 
         Of the message only the error's type, if it begins with one: the rest may name a rank, a time, or a file of
         the attempt.
         """
-        if self.first_step is None:
+        if self.first_step is None or self.smaller:
             return None
         error = _ERROR_TYPE.match(self.message)
         return self.kind, self.exit_code, self.step, error and error[0]
@@ -215,10 +218,12 @@ def decide(endings: Sequence[Ending], max_restarts: int) -> Decision:
         return _free(endings, PREEMPTIONS_WITHOUT_PROGRESS, last.message)
     if last.kind is Kind.preempted:
         return _free(endings, PREEMPTIONS_WITHOUT_PROGRESS, f"{who}pre-empted, {last.message or 'saved and stopped'}")
+    if last.smaller:
+        return Decision(Action.restart, f"{who}{last.message}; going on with {last.smaller}")
     if len(endings) > 1 and last.death is not None and last.death == endings[-2].death:
         twice = f"the same death twice at step {last.step}, so another restart would end there too"
         return Decision(Action.give_up, f"{who}{last.message}; {twice}")
-    counted = sum(1 for ending in endings if ending.kind not in FREE)
+    counted = sum(1 for ending in endings if ending.kind not in FREE and not ending.smaller)
     if counted > max_restarts:
         tries = f"after {max_restarts} restart{'s' * (max_restarts != 1)}" if max_restarts else "cluster.max_restarts=0"
         return Decision(Action.give_up, f"{who}{last.message} ({tries})")

@@ -3,10 +3,11 @@
 job.yaml                              what was asked first
 outcome.json                          how it ended
 events.jsonl                          what happened when; in a far store one object an event, in events/
+micro_batch.json                      the micro-batch of trainer.micro_batch=auto, as it was found, or lowered since
 attempts/NN/{job.yaml,rank_R.log,rank_R.stacks}; in a far store rank_R.log.part-* while the worker runs
+attempts/NN/micro_batch_R.json        what trainer.probe found for a worker
 checkpoints/step_XXXXXXXX/            trainer/checkpoints.py knows what is in there
-tensorboard/  report/{metrics,goodput,benchmark,find_lr}.json  report/find_lr.png  export/saved_model/
-sweep.json  trials/NNN.log  report/sweep.{json,csv}   of a sweep, whose trials are runs of their own
+tensorboard/  report/{metrics,goodput,benchmark}.json  export/saved_model/
 """
 
 import contextlib
@@ -27,6 +28,7 @@ from storage.store import NotStored, Stored, StoreError, open_store
 
 JOB = "job.yaml"
 OUTCOME = "outcome.json"
+MICRO_BATCH = "micro_batch.json"
 EVENTS = "events.jsonl"
 EVENTS_FOLDER = "events"
 ATTEMPTS = "attempts"
@@ -36,11 +38,6 @@ LOG_PART = ".part-"
 METRICS = "report/metrics.json"
 GOODPUT = "report/goodput.json"
 BENCHMARK = "report/benchmark.json"
-FIND_LR = "report/find_lr.json"
-FIND_LR_PLOT = "report/find_lr.png"
-SWEEP = "sweep.json"
-SWEEP_REPORT = "report/sweep.json"
-SWEEP_TABLE = "report/sweep.csv"
 SAVED_MODEL = "export/saved_model"
 KERAS_FILES = {"keras": "export/model.keras", "weights_h5": "export/model.weights.h5"}
 
@@ -66,6 +63,11 @@ def log_name(attempt: int, rank: int) -> str:
 def log_part_name(log: str, number: int) -> str:
     """A part of a log in a far store, until the whole is there."""
     return f"{log}{LOG_PART}{number:06d}"
+
+
+def probe_name(attempt: int, rank: int) -> str:
+    """The largest micro-batch that fits a worker."""
+    return f"{ATTEMPTS}/{attempt:02d}/micro_batch_{rank}.json"
 
 
 def stacks_name(attempt: int, rank: int) -> str:

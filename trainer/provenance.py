@@ -2,14 +2,13 @@
 
 import hashlib
 import platform
-from dataclasses import replace
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from conf.files import dump_job
-from conf.schema import JobSpec, LooksSpec
+from conf.schema import JobSpec
 
 
 def versions() -> dict[str, str]:
@@ -20,6 +19,5 @@ def versions() -> dict[str, str]:
 
 def learning_digest(job: JobSpec) -> str:
     """sha256 of what decides the learning: data, trainer and seed; the same on any cluster."""
-    trainer = replace(job.trainer, tensorboard=LooksSpec(), profile=None)
-    learning = JobSpec(data=job.data, trainer=trainer, seed=job.seed)
+    learning = JobSpec(data=job.data, trainer=job.trainer, seed=job.seed)
     return hashlib.sha256(dump_job(learning).encode()).hexdigest()

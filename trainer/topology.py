@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from conf import rules
+from conf import micro_batch, rules
 from conf.errors import BadSpec
 from conf.schema import Accelerator, JobSpec
 from data_pipeline.order import BatchShape
@@ -61,18 +61,34 @@ def find_topology(job: JobSpec, environment: Mapping[str, str], visible_gpus: in
 
 def batch_shape(job: JobSpec, topology: Topology) -> BatchShape:
     """How the global batch is cut into replicas and micro-batches; refused where it does not divide."""
-    pieces = topology.num_replicas * topology.turns * job.trainer.accumulation_steps
-    shape = f"{topology.num_replicas * topology.turns} replicas x {job.trainer.accumulation_steps} micro-batches"
-    problem = rules.batch_problem(job.trainer.global_batch_size, pieces, shape)
+    shares = topology.num_replicas * topology.turns
+    passes = _passes(job, shares)
+    shape = f"{shares} replicas x {passes} micro-batches"
+    problem = rules.batch_problem(job.trainer.global_batch_size, shares * passes, shape)
     if problem:
         raise BadSpec([problem])
-    micro_batches = job.trainer.accumulation_steps * topology.turns
-    return BatchShape(job.trainer.global_batch_size, micro_batches, topology.num_replicas)
+    return BatchShape(job.trainer.global_batch_size, passes * topology.turns, topology.num_replicas)
+
+
+def _passes(job: JobSpec, shares: int) -> int:
+    """Micro-batches of each of so many shares of the global batch."""
+    trainer = job.trainer
+    if trainer.micro_batch == micro_batch.AUTO:
+        law = "is found when a run begins, by the command that starts it, and this job has not been begun so"
+        raise BadSpec.of("trainer.micro_batch", micro_batch.AUTO, law, "launcher/run.py, or give a number")
+    passes = micro_batch.accumulation_steps(trainer, shares)
+    if isinstance(trainer.micro_batch, int) and trainer.global_batch_size % (shares * trainer.micro_batch):
+        law = f"does not divide what each of {shares} replicas takes of trainer.global_batch_size"
+        share = trainer.global_batch_size // shares
+        cure = f"nearest: {micro_batch.largest(share, trainer.micro_batch)}"
+        raise BadSpec.of("trainer.micro_batch", trainer.micro_batch, law, cure)
+    return passes
 
 
 def evaluation_shape(job: JobSpec, topology: Topology, lanes: int = 1) -> BatchShape:
     """The shape of an evaluation's batches: the size asked, rounded up to a whole share for every replica and lane."""
-    asked = job.trainer.eval_batch_size or job.trainer.global_batch_size // job.trainer.accumulation_steps
+    passes = micro_batch.accumulation_steps(job.trainer, topology.num_replicas * topology.turns)
+    asked = job.trainer.eval_batch_size or job.trainer.global_batch_size // passes
     pieces = topology.num_replicas * lanes
     return BatchShape(-(-asked // pieces) * pieces, 1, topology.num_replicas)
 

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import tensorflow as tf
 
@@ -31,7 +32,7 @@ from trainer.channel import Channel, open_channel, stop_on_signals
 from trainer.checkpoints import newest_state
 from trainer.failures import kind_of, sentence_of
 from trainer.faults import with_faults
-from trainer.find_lr import rate_test
+from trainer.memory import watch
 from trainer.session import Session
 from trainer.topology import find_topology
 from trainer.training import run_task
@@ -73,7 +74,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--job", required=True, help="URL of the job.yaml in a run directory")
     parser.add_argument("--attempt", type=int, default=0, help="which try of the job this is")
-    tasks = ["train", "benchmark", "find_lr", "evaluate", "export", "checkpoints"]
+    tasks = ["train", "benchmark", "evaluate", "export", "checkpoints"]
     parser.add_argument("--task", choices=tasks, help="instead of what the job says")
     return parser.parse_args(argv)
 
@@ -84,17 +85,26 @@ def work(arguments: argparse.Namespace, run: RunDir, channel: Channel) -> int:
     if arguments.task:
         job.job = Verb[arguments.task]
     rules.check(job)
-    if job.job is Verb.find_lr:
-        job = rate_test(job)
     channel.say("event", event="worker_started", details={"pid": os.getpid(), "host": socket.gethostname()})
     told = with_faults(channel, run, job.fault, rank_of(os.environ))
     told.say("progress", phase="starting")
     if job.cluster.accelerator is Accelerator.cpu:
         tf.config.set_visible_devices([], "GPU")
+    if job.cluster.memory_limit_bytes is not None:
+        watch(job.cluster.memory_limit_bytes, partial(end_for_memory, channel, job.cluster.memory_limit_bytes))
     topology = find_topology(job, os.environ, len(tf.config.get_visible_devices("GPU")))
     session = Session(job, topology, told, saved_lanes(run))
     stop_on_signals(channel)
     return run_task(session, run, arguments.attempt)
+
+
+def end_for_memory(channel: Channel, limit: int, taken: int) -> NoReturn:
+    """Say that this process takes more memory than it may, and end it at once: what it would still ask for is lost."""
+    message = f"took {taken / 2**20:.0f} MiB of cluster.memory_limit_bytes={limit} ({limit / 2**20:.0f} MiB)"
+    channel.say("error", error_kind="out_of_memory", message=message)
+    sys.stderr.write(f"out of memory: {message}\n")
+    sys.stderr.flush()
+    os._exit(exit_codes.FAILED)
 
 
 def saved_lanes(run: RunDir) -> int | None:

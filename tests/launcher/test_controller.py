@@ -15,6 +15,7 @@ from launcher.farewell import failure_text
 from launcher.interrupts import Interrupts
 from launcher.journal import STOP_REQUEST, Journal
 from launcher.messages import AgentReport, Order, WorkerStatus
+from launcher.recovery import Ending, Kind
 from launcher.rendezvous import Absent, NoRoom
 from storage.run_dir import RunDir
 
@@ -80,11 +81,17 @@ class Setting:
         self.interrupts = Interrupts()
         self.cluster = ClusterSpec(**cluster)
 
-    def run(self, gang: ScriptedGang, is_preparing: bool = False, sizes: Sequence[int] = ()) -> Outcome:
+    def run(
+        self,
+        gang: ScriptedGang,
+        is_preparing: bool = False,
+        sizes: Sequence[int] = (),
+        after: Callable[[int, Ending], Ending] = lambda _, ending: ending,
+    ) -> Outcome:
         order = Order("module", (), "", "", "")
         console, journal = Console(), Journal(self.run_dir)
         made = Controller(
-            self.cluster, gang, lambda *_: [order], journal, console, self.interrupts, is_preparing, sizes
+            self.cluster, gang, lambda *_: [order], journal, console, self.interrupts, is_preparing, sizes, after
         )
         return made.run(1)
 
@@ -111,6 +118,24 @@ def test_hosts_that_prepare_together_are_one_progress_and_told_once(setting, cap
     said = capsys.readouterr().out
     assert "preparing  150/900  200 examples/s  ETA 0:02" in said
     assert said.count("examples       train 900\nlook at this:  a leak\n") == 1
+
+
+def test_memory_that_runs_out_twice_at_one_step_is_no_end_where_the_next_attempt_takes_less(setting, capsys):
+    setting.cluster.max_restarts = 0
+    error = {"error_kind": "out_of_memory", "message": "MemoryError"}
+    exhausted = [[at(0, 5, 1, error=error)]]
+    sizes = iter((8, 4))
+
+    def after(attempt: int, ending: Ending) -> Ending:
+        return (
+            replace(ending, smaller=f"micro-batches of {next(sizes)}") if ending.kind is Kind.out_of_memory else ending
+        )
+
+    found = setting.run(ScriptedGang(exhausted, exhausted, [[at(0, 9, 0)]]), after=after)
+    assert (found.state, found.attempts) == ("succeeded", 3)
+    said = capsys.readouterr().out
+    assert "going on with micro-batches of 8; starting again from the last checkpoint (not counted)" in said
+    assert "going on with micro-batches of 4" in said
 
 
 def test_a_preparation_that_is_killed_goes_on_where_it_stopped(setting, capsys):

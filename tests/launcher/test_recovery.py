@@ -11,6 +11,7 @@ LOST = Ending(Kind.infrastructure, message="1 of 2 workers did not report")
 PREEMPTED = Ending(Kind.preempted, rank=0, exit_code=75, step=50, first_step=10)
 RESIZED = Ending(Kind.resized, rank=0, exit_code=75, step=50, first_step=10)
 PORT = Ending(Kind.port, rank=0, exit_code=1)
+SMALLER = Ending(Kind.out_of_memory, rank=1, exit_code=1, step=5, first_step=1, smaller="micro-batches of 8")
 STUCK = Ending(Kind.preempted, rank=0, exit_code=75)
 
 
@@ -33,6 +34,9 @@ STUCK = Ending(Kind.preempted, rank=0, exit_code=75)
         ([LOST, LOST], 9, Action.restart, True),  # outside of training nothing is said about the job
         ([Ending(Kind.hang, rank=0, step=5, first_step=1)], 3, Action.restart, True),
         ([Ending(Kind.out_of_memory, rank=0, exit_code=1)], 3, Action.restart, True),
+        ([SMALLER] * 5, 0, Action.restart, False),  # each with less to remember than the one before
+        ([SMALLER, SMALLER, KILLED], 1, Action.restart, True),
+        ([SMALLER, Ending(Kind.out_of_memory, rank=1, exit_code=1, step=5, first_step=1)], 0, Action.give_up, False),
         ([Ending(Kind.unknown, rank=0, exit_code=1)], 3, Action.restart, True),
         ([PREEMPTED] * 9, 0, Action.restart, False),
         ([STUCK] * 21, 0, Action.give_up, False),

@@ -63,3 +63,16 @@ def test_an_evaluation_batch_is_rounded_up_to_whole_shares(batch, expected):
     assert shape.global_batch_size == expected
     places = np.concatenate([shape.rows(replica) for replica in range(4)])
     assert sorted(places) == list(range(expected))
+
+
+def test_micro_batches_are_given_by_their_examples_too():
+    asked = job(workers=2, global_batch_size=96, micro_batch=12)
+    shape = batch_shape(asked, find_topology(asked, environment(2, 1), 0))
+    assert (shape.micro_batch_size, shape.accumulation_steps, shape.replica_batch_size) == (12, 4, 48)
+    with pytest.raises(BadSpec, match=r"micro_batch=20 - does not divide .* nearest: 16"):
+        batch_shape(job(global_batch_size=96, micro_batch=20), find_topology(job(), {}, 0))
+
+
+def test_a_worker_by_itself_does_not_search_for_the_largest_micro_batch():
+    with pytest.raises(BadSpec, match=r"micro_batch=auto - is found when a run begins"):
+        batch_shape(job(micro_batch="auto"), find_topology(job(), {}, 0))

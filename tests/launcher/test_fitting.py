@@ -1,0 +1,88 @@
+"""trainer.micro_batch=auto over a run: the smallest answer of all workers, kept, and lowered when memory runs out."""
+
+from dataclasses import replace
+
+import pytest
+
+from conf.schema import AugmentSpec, DataSpec, JobSpec, TrainerSpec, Verb
+from launcher.console import Console
+from launcher.fitting import Fitting, probe_arguments
+from launcher.messages import AgentReport
+from launcher.recovery import Ending, Kind
+from storage.run_dir import MICRO_BATCH, RunDir, probe_name
+
+JOB = JobSpec(run_id="x", trainer=TrainerSpec(global_batch_size=96, micro_batch="auto"))
+EXHAUSTED = Ending(Kind.out_of_memory, rank=1, exit_code=1, step=5, first_step=1)
+
+
+@pytest.fixture
+def run_dir(tmp_path) -> RunDir:
+    return RunDir(str(tmp_path), "x")
+
+
+def fitting(run_dir: RunDir, job: JobSpec = JOB) -> Fitting:
+    return Fitting(job, run_dir, Console(), 1)
+
+
+def found(run_dir: RunDir, *sizes: int, job: JobSpec = JOB) -> Fitting:
+    """After workers have answered with these sizes."""
+    made = fitting(run_dir, job)
+    assert made.has_to_probe
+    assert made.probing(len(sizes)) == 96 // len(sizes)
+    for rank, size in enumerate(sizes):
+        run_dir.write_json(probe_name(1, rank), {"micro_batch": size, "limit_bytes": 10, "peak_bytes": 9.0})
+    made.keep(1)
+    return made
+
+
+def test_the_smallest_answer_is_everybodys(run_dir, capsys):
+    made = found(run_dir, 48, 16)
+    assert made.fitted(JOB, 2).trainer.micro_batch == 16
+    assert "micro-batches of 16, 3 an update" in capsys.readouterr().out
+    (event,) = [event for event in run_dir.events() if event["kind"] == "micro_batch"]
+    assert (event["rank"], event["details"]["micro_batch"], event["details"]["share"]) == (1, 16, 48)
+
+
+def test_it_is_found_once_for_a_run_and_fits_other_numbers_of_workers(run_dir):
+    found(run_dir, 16, 24)
+    again = fitting(run_dir)
+    assert not again.has_to_probe
+    assert again.fitted(JOB, 2).trainer.micro_batch == 16
+    assert again.fitted(JOB, 1).trainer.micro_batch == 16
+    assert again.fitted(JOB, 4).trainer.micro_batch == 12  # of a share of 24
+
+
+def test_memory_that_runs_out_makes_it_smaller_until_nothing_is_left(run_dir):
+    made = found(run_dir, 4, 4)
+    made.fitted(JOB, 2)
+    for before, after in ((4, 3), (3, 2), (2, 1)):
+        ending = made.after(1, EXHAUSTED)
+        assert ending.smaller == f"micro-batches of {after} instead of {before}"
+        assert fitting(run_dir).fitted(JOB, 2).trainer.micro_batch == after
+    assert made.after(1, EXHAUSTED) is EXHAUSTED
+    killed = replace(EXHAUSTED, kind=Kind.infrastructure)
+    assert made.after(1, killed) is killed
+
+
+def test_pairs_stay_pairs(run_dir):
+    mixing = replace(JOB, data=DataSpec(augment=AugmentSpec(mixup=0.2)))
+    made = found(run_dir, 8, 8, job=mixing)
+    made.fitted(mixing, 2)
+    assert made.after(1, EXHAUSTED).smaller == "micro-batches of 6 instead of 8"
+
+
+def test_a_number_is_left_alone_and_other_verbs_need_none(run_dir):
+    fixed = replace(JOB, trainer=replace(JOB.trainer, micro_batch=8))
+    made = fitting(run_dir, fixed)
+    assert not made.has_to_probe and made.fitted(fixed, 2) is fixed
+    assert made.after(1, EXHAUSTED) is EXHAUSTED
+    evaluating = replace(JOB, job=Verb.evaluate)
+    made = fitting(run_dir, evaluating)
+    assert not made.has_to_probe and made.fitted(evaluating, 2).trainer.micro_batch is None
+    assert not run_dir.store.exists(MICRO_BATCH)
+
+
+def test_workers_of_one_host_share_its_memory():
+    reports = [AgentReport(rank, host, "127.0.0.1", 1, 1, 2, (), {}) for rank, host in enumerate("aab")]
+    assert probe_arguments(1, 32, reports) == ("--rank", "1", "--workers", "3", "--share", "32", "--neighbours", "2")
+    assert probe_arguments(2, 32, reports)[-1] == "1"
