@@ -140,6 +140,7 @@ def _positive(job: JobSpec) -> list[Problem]:
         "trainer.eval_every_steps": trainer.eval_every_steps,
         "trainer.eval_batch_size": trainer.eval_batch_size,
         "trainer.keep_checkpoints": trainer.keep_checkpoints,
+        "trainer.max_blow_ups": trainer.max_blow_ups,
         "trainer.keep_every_steps": trainer.keep_every_steps,
         "data.image_size": data.image_size,
         "data.examples_per_class": data.examples_per_class,

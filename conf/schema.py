@@ -82,6 +82,13 @@ class BadRecord(Enum):
     skip = "let it weigh nothing, name and count it; up to data.max_corrupt of a split"
 
 
+class OnBlowUp(Enum):
+    """What to do where a loss or the norm of a gradient is not finite."""
+
+    stop = "stop, and name the examples of the batch"
+    skip = "go back to the last checkpoint and leave the batch out; up to trainer.max_blow_ups batches"
+
+
 class BatchNormSync(Enum):
     """How BatchNorm sees the other replicas while training."""
 
@@ -350,6 +357,8 @@ class TrainerSpec:
     plateau: PlateauSpec = field(default_factory=PlateauSpec)  # lower the learning rate where nothing gets better
     label_smoothing: float = 0.0
     class_weights: Any = None  # null | balanced | {class: weight, ...}; classes that are not named weigh 1
+    on_blow_up: OnBlowUp = OnBlowUp.stop  # where a loss or the norm of a gradient is not finite
+    max_blow_ups: int = 3  # batches that are left out before it stops all the same
     deterministic: bool = False  # same bits in every run on CPUs, at some cost
     evaluate_at_end: bool = True  # the test split (else validation), into report/metrics.json
     export_at_end: bool = True  # a SavedModel into export/saved_model

@@ -54,8 +54,19 @@ def training_dataset(
     """
     reader = open_split(manifest, "train", data, tell)
     refuse_odd_pairs(data, shape)
+    order = training_order(reader, data, seed, shape, replicas)
+    if not steps_per_epoch(order.num_places, shape.global_batch_size, data.remainder):
+        law = f"there are only {order.num_places} training examples, less than one batch"
+        raise BadSpec.of("trainer.global_batch_size", shape.global_batch_size, law, "less, or data.remainder=pad")
+    return _dataset(order, start_step, reader, manifest, data, data.augment, image_size)
+
+
+def training_order(
+    reader: RecordReader, data: DataSpec, seed: int, shape: BatchShape, replicas: range
+) -> TrainingOrder:
+    """Which examples of the training split `replicas` get in which step."""
     blocks = _blocks(reader, data)
-    order = TrainingOrder(
+    return TrainingOrder(
         reader.num_examples,
         seed,
         shape,
@@ -66,10 +77,6 @@ def training_dataset(
         blocks,
         _oversampling(reader, data, blocks),
     )
-    if not steps_per_epoch(order.num_places, shape.global_batch_size, data.remainder):
-        law = f"there are only {order.num_places} training examples, less than one batch"
-        raise BadSpec.of("trainer.global_batch_size", shape.global_batch_size, law, "less, or data.remainder=pad")
-    return _dataset(order, start_step, reader, manifest, data, data.augment, image_size)
 
 
 def evaluation_dataset(

@@ -154,6 +154,11 @@ class RecordReader:
             raise CorruptRecord(f"{store.url}/{name}: {law} - {CURE}")
         return np.frombuffer(data, "<i4").astype(np.int32)
 
+    def record_of(self, example: int) -> tuple[Shard, int]:
+        """The shard that an example is in, and its record there."""
+        number = int(np.searchsorted(self._starts, example, side="right")) - 1
+        return self.shards[number], example - int(self._starts[number])
+
     def skip(self, example: int, reason: str) -> None:
         """Leave this example out from now on; CorruptRecord where it would be one more than `max_corrupt`."""
         number = int(np.searchsorted(self._starts, example, side="right")) - 1

@@ -5,6 +5,8 @@ stopped         it was asked to stop, and saved
 pre-empted      a worker was asked to stop by somebody else (75): again, not counted
 bad_spec        78: never again
 user, bad_data  the same code on the same data fails again: never again
+blow_up         a loss or gradient is not finite, and no batch may be left out (any more): never again
+rolled_back     the same, and the batch is left out from now on: again, not counted
 disk_full       a disk or a bucket is full: never again by itself
 no_capacity     the cluster had no host for some workers, for longer than they are waited for: not again by itself
 resized         it stopped to go on with more workers: again, not counted
@@ -50,6 +52,8 @@ class Kind(Enum):
     bad_spec = "bad_spec"
     user = "user"
     bad_data = "bad_data"
+    blow_up = "blow_up"
+    rolled_back = "rolled_back"
     disk_full = "disk_full"
     no_capacity = "no_capacity"
     resized = "resized"
@@ -60,8 +64,19 @@ class Kind(Enum):
     unknown = "unknown"
 
 
+#: What a worker itself may call its end.
+TOLD = (
+    Kind.bad_spec,
+    Kind.user,
+    Kind.bad_data,
+    Kind.blow_up,
+    Kind.rolled_back,
+    Kind.disk_full,
+    Kind.out_of_memory,
+    Kind.infrastructure,
+)
 #: Endings that do not count as restarts.
-FREE = (Kind.port, Kind.preempted, Kind.resized)
+FREE = (Kind.port, Kind.preempted, Kind.resized, Kind.rolled_back)
 
 
 class Action(Enum):
@@ -175,8 +190,7 @@ def kind_of(status: WorkerStatus) -> Kind:
         return Kind.port
     if any(word in str(error.get("message", "")).lower() for word in _FULL_WORDS):
         return Kind.disk_full
-    told = (Kind.bad_spec, Kind.user, Kind.bad_data, Kind.disk_full, Kind.out_of_memory, Kind.infrastructure)
-    return {kind.value: kind for kind in told}.get(str(error.get("error_kind")), Kind.unknown)
+    return {kind.value: kind for kind in TOLD}.get(str(error.get("error_kind")), Kind.unknown)
 
 
 def _kind_of_loss(account: str) -> Kind:
@@ -205,8 +219,10 @@ def decide(endings: Sequence[Ending], max_restarts: int) -> Decision:
     who = "" if last.rank is None else f"{ranks([last.rank])}: "
     if last.kind in (Kind.done, Kind.stopped):
         return Decision(Action.finish, last.message or "done")
-    if last.kind in (Kind.bad_spec, Kind.user, Kind.bad_data):
+    if last.kind in (Kind.bad_spec, Kind.user, Kind.bad_data, Kind.blow_up):
         return Decision(Action.give_up, f"{who}{last.message}")
+    if last.kind is Kind.rolled_back:  # each time one batch fewer, within a budget that the workers keep
+        return Decision(Action.restart, f"{who}{last.message}")
     if last.kind is Kind.no_capacity:
         return Decision(Action.give_up, f"no capacity: {last.message}; the same command goes on when there is")
     if last.kind is Kind.disk_full:

@@ -10,7 +10,7 @@ from conf.errors import BadSpec, Problem
 from conf.files import dump_job, load_job
 from conf.schema import JobSpec, Verb
 from launcher.compose import Asked
-from storage.run_dir import CHECKPOINTS, JOB, OUTCOME, RunDir, checkpoint_step
+from storage.run_dir import BLOW_UPS, CHECKPOINTS, JOB, OUTCOME, RunDir, checkpoint_step
 from storage.store import NotStored, StoreError
 
 #: What decides the learning. It is frozen when the run begins.
@@ -19,6 +19,8 @@ FROZEN = ("data", "trainer", "seed")
 WHOLE = "/manifest.json"
 #: Where and how it runs. It may change from one attempt to the next.
 FREE = ("cluster", "submit")
+#: Keys of the frozen parts that may change too: they say what to do about a failure.
+POLICIES = ("trainer.on_blow_up", "trainer.max_blow_ups")
 
 
 def reconcile(saved: JobSpec, asked: Asked) -> JobSpec:
@@ -80,7 +82,9 @@ def freeze(run_dir: RunDir, job: JobSpec) -> None:
     saved = load_job(run_dir.store.get(JOB).decode(), f"{run_dir.url}/{JOB}")
     if has_checkpoint(run_dir):
         _refuse_another(saved, job)
-    elif any(_all_differences(saved, job)):
+    elif any(getattr(saved, part) != getattr(job, part) for part in FROZEN):
+        if any(_all_differences(saved, job)):
+            run_dir.store.delete(BLOW_UPS)  # what blew up in another training says nothing of this one
         run_dir.store.put(JOB, dump_job(job).encode())
 
 
@@ -150,7 +154,7 @@ def _differences(name: str, saved: Any, asked: Any, run_id: str | None) -> Itera
     if dataclasses.is_dataclass(saved) and type(saved) is type(asked):
         for key in (field.name for field in dataclasses.fields(saved)):
             yield from _differences(f"{name}.{key}", getattr(saved, key), getattr(asked, key), run_id)
-    elif saved != asked:
+    elif saved != asked and name not in POLICIES:
         law = f"run {run_id} was begun with {_word(saved)}, and a run keeps its data, trainer and seed"
         yield Problem(name, asked, law, "another run_id for another job, or leave it out to go on")
 

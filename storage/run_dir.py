@@ -7,7 +7,7 @@ micro_batch.json                      the micro-batch of trainer.micro_batch=aut
 attempts/NN/{job.yaml,rank_R.log,rank_R.stacks}; in a far store rank_R.log.part-* while the worker runs
 attempts/NN/micro_batch_R.json        what trainer.probe found for a worker
 checkpoints/step_XXXXXXXX/            trainer/checkpoints.py knows what is in there
-tensorboard/  report/{metrics,goodput,benchmark}.json  export/saved_model/
+tensorboard/  report/{metrics,goodput,benchmark,blow_ups}.json  export/saved_model/
 """
 
 import contextlib
@@ -36,6 +36,7 @@ CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 LOG_PART = ".part-"
 METRICS = "report/metrics.json"
+BLOW_UPS = "report/blow_ups.json"
 GOODPUT = "report/goodput.json"
 BENCHMARK = "report/benchmark.json"
 SAVED_MODEL = "export/saved_model"

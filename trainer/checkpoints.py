@@ -39,6 +39,10 @@ FILE_BYTES = 64 << 20
 FILES_AT_ONCE = 4
 
 
+class NotFinite(Exception):
+    """What was to be saved is no number any more, so it is no checkpoint to go on from."""
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A checkpoint that was whole, in memory. `broken` says, newest first, what was wrong with newer ones."""
@@ -82,6 +86,22 @@ def save(
         entries = tuple(pool.map(lambda part, share: put(part, encoded(share)), parts, shares))
     manifest = Manifest(step, attempt, nonce, state_entry, entries, dict(metrics or {}))
     _publish(run_dir, manifest)
+
+
+def refuse_not_finite(step: int, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise NotFinite where an array holds infinities or what is no number."""
+    for name, array in arrays.items():
+        if array.dtype.kind != "f":
+            continue
+        flat = array.reshape(-1)
+        # Squares first: they are added up at the speed of memory, and are finite all but always.
+        with np.errstate(all="ignore"):
+            squares = np.dot(flat, flat)
+        if not np.isfinite(squares) and not np.isfinite(flat).all():
+            law = "a blow-up that no loss has shown yet"
+            raise NotFinite(
+                f"step {step} is not saved: {name} is not finite - {law} - a lower learning rate, or clip_norm"
+            )
 
 
 def load(run_dir: RunDir, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -157,7 +177,7 @@ def prune(run_dir: RunDir, keep: Retention, attempt: int = -1, known_whole: int 
 class CheckpointWriter:
     """Saves in the background, one checkpoint at a time, and prunes after each.
 
-    What goes wrong there is raised by the next `submit`, `wait` or `close`.
+    What goes wrong there is raised by the next `submit`, `wait` or `close`: NotFinite, too, before anything is written.
     """
 
     def __init__(
@@ -218,7 +238,9 @@ class CheckpointWriter:
         if first:
             first()
         begun = time.monotonic()
-        save(self._run_dir, step, snapshot, state, self._attempt, metrics)
+        arrays = {name: as_array(name, tensor) for name, tensor in snapshot.items()}
+        refuse_not_finite(step, arrays)
+        save(self._run_dir, step, arrays, state, self._attempt, metrics)
         self.last_save_s = time.monotonic() - begun
         if self._on_saved:
             self._on_saved(step)

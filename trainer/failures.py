@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from data_pipeline.records import CorruptRecord
 from storage.store import StoreError
+from trainer.blow_ups import GaveUp, RolledBack
+from trainer.checkpoints import NotFinite
 
 _LOST_PEER = (
     tf.errors.UnavailableError,
@@ -22,7 +24,11 @@ _NO_SPACE = "No space left on device"
 
 
 def kind_of(error: BaseException) -> str:
-    """The kind of a failure: user, bad_spec, infrastructure, disk_full, bad_data or out_of_memory."""
+    """The kind of a failure: one of launcher/recovery.py's, as far as the error tells."""
+    if isinstance(error, RolledBack):
+        return "rolled_back"
+    if isinstance(error, GaveUp | NotFinite):
+        return "blow_up"
     if isinstance(error, CorruptRecord | tf.errors.DataLossError) or _CORRUPT.search(str(error)):
         return "bad_data"
     if _BAD_SPEC.search(str(error)):
@@ -44,7 +50,7 @@ def sentence_of(error: BaseException) -> str:
         found = wrapped.search(str(error))
         if found:
             return found[1].strip()
-    if isinstance(error, CorruptRecord | StoreError):
+    if isinstance(error, CorruptRecord | StoreError | RolledBack | GaveUp | NotFinite):
         return str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     if isinstance(error, _LOST_PEER):

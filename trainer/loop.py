@@ -23,6 +23,7 @@ class Window:
     right: float = 0.0
     examples: float = 0.0
     steps: int = 0
+    left_out: int = 0  # steps that nothing was learnt in
 
     def add(self, totals: tf.Tensor, steps: int) -> None:
         """Take in what the compiled loop added up over `steps` steps."""
@@ -56,6 +57,7 @@ class Progress:
     skipped: int = 0  # corrupt examples that were left out, as of the last point on the curves
     finished: str | None = None  # why it ended before its last step
     ends: Sequence[int] = ()  # of the phases: no call of the compiled loop goes beyond one
+    left_out: frozenset[int] = frozenset()  # steps, counted from 1, whose batches are passed over: they blew up
 
     @property
     def epoch(self) -> float:
@@ -74,6 +76,7 @@ class Progress:
             "window": asdict(self.window),
             "last_metrics": self.last_metrics,
             "skipped": self.skipped,
+            "left_out": sorted(self.left_out),
         }
 
     def resume(self, saved: dict[str, Any]) -> None:
@@ -81,6 +84,7 @@ class Progress:
         self.step, self.window = int(saved["step"]), Window(**saved["window"])
         self.last_metrics = dict(saved["last_metrics"])
         self.skipped = int(saved.get("skipped", 0))
+        self.left_out |= {int(step) for step in saved.get("left_out", ())}
 
 
 class Every(NamedTuple):
@@ -113,21 +117,32 @@ def run_loop(
     """
     actions = list(actions)
     while not progress.is_over and not progress.stopping:
-        num_steps = steps_until_next(progress, steps_per_loop, [action.steps for action in actions])
-        begun = time.perf_counter()
-        totals = run_steps(batches, num_steps, wants_to_stop()).numpy()
-        progress.loop_s, progress.loop_steps = time.perf_counter() - begun, num_steps
-        progress.step += num_steps
-        progress.window.add(totals, num_steps)
-        progress.stopping = bool(totals[-1] > 0)
-        after_loop(progress)
+        if progress.step + 1 in progress.left_out:
+            pass_over(batches, progress)
+        else:
+            num_steps = steps_until_next(progress, steps_per_loop, [action.steps for action in actions])
+            begun = time.perf_counter()
+            totals = run_steps(batches, num_steps, wants_to_stop()).numpy()
+            progress.loop_s, progress.loop_steps = time.perf_counter() - begun, num_steps
+            progress.step += num_steps
+            progress.window.add(totals, num_steps)
+            progress.stopping = bool(totals[-1] > 0)
+            after_loop(progress)
         for action in actions:
             if action.due(progress):
                 action.act(progress)
 
 
+def pass_over(batches: Iterator[Batch], progress: Progress) -> None:
+    """A step in which nothing moves but the number of steps: its batch is read and thrown away."""
+    next(batches)
+    progress.step += 1
+    progress.window.left_out += 1
+
+
 def steps_until_next(progress: Progress, steps_per_loop: int, periods: Iterable[int]) -> int:
-    """Steps until the nearest multiple of `steps_per_loop` or of an action's period, or the end of a phase."""
-    later = [end for end in progress.ends if end > progress.step]
+    """Steps until the nearest multiple of `steps_per_loop` or of an action's period, a phase's end or a gap."""
+    gaps = (step - 1 for step in progress.left_out)
+    later = [end for end in (*progress.ends, *gaps) if end > progress.step]
     ends = [progress.steps, *later, *((progress.step // period + 1) * period for period in (steps_per_loop, *periods))]
     return min(ends) - progress.step

@@ -9,6 +9,7 @@ import tensorflow as tf
 from conf.schema import Precision
 
 INITIAL_SCALE = 2.0**15
+SMALLEST_SCALE = 1.0
 #: The scale doubles after so many steps without an overflow, and halves at each overflow (Micikevicius et al. 2018).
 GROWTH_STEPS = 2000
 
@@ -30,12 +31,17 @@ class LossScale:
         """What a checkpoint keeps."""
         return {"loss_scale/scale": self.scale, "loss_scale/good_steps": self.good_steps}
 
+    @property
+    def can_shrink(self) -> tf.Tensor:
+        """Whether an overflow may still be the scale's fault: a smaller one is there to try."""
+        return self.scale > SMALLEST_SCALE
+
     def update(self, finite: tf.Tensor) -> None:
         """Move the scale after a step. Called in replica context with the same `finite` on every replica."""
         good = tf.where(finite, self.good_steps + 1, 0)
         grow = good >= GROWTH_STEPS
         factor = tf.where(finite, tf.where(grow, 2.0, 1.0), 0.5)
-        self.scale.assign(tf.maximum(self.scale * factor, 1.0))
+        self.scale.assign(tf.maximum(self.scale * factor, SMALLEST_SCALE))
         self.good_steps.assign(tf.where(grow, tf.zeros_like(good), good))
 
     @staticmethod

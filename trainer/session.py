@@ -163,11 +163,14 @@ class Session:
         """How many examples of the window at hand were left out because they are corrupt, over all workers."""
         data, split, size = self.job.data, self.manifest.splits["train"], self.shape.global_batch_size
         places = places_in_epoch(split.num_examples, split.class_counts, data.oversample)
-        first, last = (
-            examples_before(step, places, size, data.remainder)
-            for step in (progress.step - progress.window.steps, progress.step)
-        )
-        return last - first - round(progress.window.examples)
+
+        def between(first: int, last: int) -> int:
+            before, after = (examples_before(step, places, size, data.remainder) for step in (first, last))
+            return after - before
+
+        begin = progress.step - progress.window.steps - progress.window.left_out
+        passed_over = sum(between(step - 1, step) for step in progress.left_out if begin < step <= progress.step)
+        return between(begin, progress.step) - passed_over - round(progress.window.examples)
 
     def distributed(self, dataset: tf.data.Dataset) -> Iterator[dict[str, tf.Tensor]]:
         """Such a dataset, which has no end, as the strategy takes it."""

@@ -10,10 +10,12 @@ import functools
 from collections.abc import Callable, Iterator
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from conf.schema import OptimizerSpec
 from trainer.averages import WeightAverages
+from trainer.blown import NOT_BLOWN, Blown, first_blown, vital_signs
 from trainer.clipping import clipped
 from trainer.model_parts import is_partly_frozen
 from trainer.objective import Objective, main_labels
@@ -61,6 +63,7 @@ class TrainingStep:
         self._segmented = segmented
         self.clock = clock or Clock()
         self.pace = Pace(0.0, 0.0)  # of the last call of the compiled loop, on this worker
+        self.blown: Blown | None = None  # the first of its steps that blew up, if one did
         # float64 sums of float32 values are exact here, so they do not depend on where a loop begins.
         self.totals = tf.Variable(
             tf.zeros([NUM_TOTALS], tf.float64),
@@ -80,46 +83,57 @@ class TrainingStep:
     # Without AutoGraph, which would rewrite every function below: half a second of each start and restart.
     @tf.function(autograph=False)
     def run(self, iterator: Iterator[Batch], num_steps: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Take `num_steps` steps; the totals over them and over all replicas, and this worker's pace (float64 [2]).
+        """Take `num_steps` steps; the totals over them and over all replicas, and what else is told (float64 [5]).
 
-        `stop` (float64, 0 or 1) is this worker's wish to stop; the sum over workers comes back to all of them, so that
-        they agree without another message.
+        That is this worker's pace, and what `first_blown` found: the same on every worker. `stop` (float64, 0 or 1) is
+        this worker's wish to stop; the sum over workers comes back to all of them, so that they agree without another
+        message.
         """
         self.strategy.run(self._begin)
 
-        def one_more(done: tf.Tensor, waited: tf.Tensor, own: tf.Tensor, free: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        def one_more(
+            done: tf.Tensor, waited: tf.Tensor, own: tf.Tensor, free: tf.Tensor, blown: tf.Tensor
+        ) -> tuple[tf.Tensor, ...]:
             batch = next(iterator)
             waited += tf.maximum(self.clock.arrived(batch) - free, 0.0)
-            own += self._step(batch) - free
-            return done + 1, waited, own, self.clock.applied(self._variables[0])
+            ready, signs = self._step(batch)
+            own += ready - free
+            return done + 1, waited, own, self.clock.applied(self._variables[0]), first_blown(blown, done, signs)
 
         none = tf.constant(0.0, tf.float64)
-        begin = (tf.constant(0), none, none, self.clock.now())
-        _, waited, own, _ = tf.while_loop(lambda done, *_: done < num_steps, one_more, begin)
+        begin = (tf.constant(0), none, none, self.clock.now(), tf.constant(NOT_BLOWN))
+        _, waited, own, _, blown = tf.while_loop(lambda done, *_: done < num_steps, one_more, begin)
         totals = self.strategy.run(lambda asked: self.totals.read_value() + asked * [0.0, 0.0, 0.0, 1.0], args=(stop,))
-        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, totals, axis=None), tf.stack([waited, own])
+        told = tf.concat([tf.stack([waited, own]), tf.cast(blown, tf.float64)], 0)
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, totals, axis=None), told
 
     def _begin(self) -> None:
         self.totals.assign(tf.zeros_like(self.totals))
 
-    def _step(self, batch: Batch) -> tf.Tensor:
-        """One step; when this worker's own gradients were there."""
+    def _step(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        """One step; when this worker's own gradients were there, and its vital signs."""
         if self.loss_scale is None:
-            return self._last(self.strategy.run(self._update, args=(batch,)))
-        gradients, finite, own = self.strategy.run(self._unscaled_gradients, args=(batch,))
+            own, signs = self.strategy.run(self._update, args=(batch,))
+            return self._last(own), self._first(signs)
+        gradients, finite, own, signs = self.strategy.run(self._unscaled_gradients, args=(batch,))
         every = self.strategy.experimental_local_results(finite)[0]
         # The condition stands outside of the replicas because an optimizer cannot leave one in the middle of a branch.
         tf.cond(every, lambda: self._apply_everywhere(gradients), lambda: tf.constant(False))
+        signs = self._first(signs)  # before the scale moves
         self.strategy.run(self.loss_scale.update, args=(finite,))
-        return self._last(own)
+        return self._last(own), signs
 
     def _last(self, times: tf.Tensor) -> tf.Tensor:
         return tf.reduce_max(tf.stack(self.strategy.experimental_local_results(times)))
 
-    def _update(self, batch: Batch) -> tf.Tensor:
-        gradients, own = self._gradients(batch)
-        self._apply(gradients)
-        return own
+    def _first(self, tensors: tf.Tensor) -> tf.Tensor:
+        """What is the same on every replica."""
+        return self.strategy.experimental_local_results(tensors)[0]
+
+    def _update(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        gradients, loss, own = self._gradients(batch)
+        self._apply(clipped(gradients, self.clipping))
+        return own, vital_signs(loss, gradients)
 
     def _apply_everywhere(self, gradients: list[tf.Tensor]) -> tf.Tensor:
         self.strategy.run(self._apply, args=(gradients,))
@@ -130,22 +144,26 @@ class TrainingStep:
         if self._averages is not None:
             self._averages.update()
 
-    def _unscaled_gradients(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
-        gradients, own = self._gradients(batch)
+    def _unscaled_gradients(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, tf.Tensor]:
+        assert self.loss_scale is not None
+        gradients, loss, own = self._gradients(batch)
+        gradients = clipped([gradient / self.loss_scale.scale for gradient in gradients], self.clipping)
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
-        return gradients, finite, own
+        # An overflow that a smaller scale may cure is no blow-up: the step is skipped and nothing has moved.
+        norm = tf.where(finite | self.loss_scale.can_shrink, 0.0, np.inf)
+        return gradients, finite, own, tf.stack([loss, norm])
 
-    def _gradients(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """The gradient of the global batch, reduced over replicas, clipped, unscaled; when the own part was there."""
+    def _gradients(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
+        """The gradient and the loss of the global batch, reduced over replicas; when the own part was there."""
         gradients, totals = self._accumulate(batch)
+        loss = tf.cast(totals[0], tf.float32)
         own = self.clock.when(gradients, totals[0])
         self.totals.assign_add(tf.concat([totals, tf.zeros([1], tf.float64)], 0))
         if self.strategy.num_replicas_in_sync > 1:
             replica = tf.distribute.get_replica_context()
-            gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients, options=reduction_options())
-        if self.loss_scale is not None:
-            gradients = [gradient / self.loss_scale.scale for gradient in gradients]
-        return clipped(gradients, self.clipping), own
+            every = [*gradients, loss]
+            *gradients, loss = replica.all_reduce(tf.distribute.ReduceOp.SUM, every, options=reduction_options())
+        return gradients, loss, own
 
     def _accumulate(self, batch: Batch) -> Sums:
         """Gradients and totals of this replica's share, micro-batch by micro-batch, each in its lanes."""
@@ -192,8 +210,9 @@ def compile_step(step: TrainingStep) -> Callable[[Iterator[Batch], int, bool], t
     """A plain-Python face of the step: (iterator, number of steps, wish to stop) -> totals."""
 
     def run(iterator: Iterator[Batch], num_steps: int, stop: bool) -> tf.Tensor:
-        totals, pace = step.run(iterator, tf.constant(num_steps), tf.constant(float(stop), tf.float64))
-        step.pace = Pace(*(float(seconds) for seconds in pace.numpy()))
+        totals, told = step.run(iterator, tf.constant(num_steps), tf.constant(float(stop), tf.float64))
+        waited, own, *blown = (float(value) for value in told.numpy())
+        step.pace, step.blown = Pace(waited, own), Blown.of(*blown)
         return totals
 
     return run

@@ -13,7 +13,7 @@ from conf.errors import BadSpec
 from conf.schema import KerasFormat, Verb
 from storage import run_dir as names
 from storage.run_dir import RunDir
-from trainer import actions, pretrained
+from trainer import actions, blow_ups, pretrained
 from trainer.benchmark import benchmark
 from trainer.checkpoint_files import Broken
 from trainer.checkpoints import CheckpointWriter, list_checkpoints, load, newest_whole
@@ -38,6 +38,7 @@ def train(session: Session, run: RunDir, attempt: int) -> int:
     """Restore, train, evaluate, export. Returns an exit code: DONE, or STOPPED after saving."""
     progress = Progress(session.lengths.steps, session.lengths.steps_per_epoch, ends=session.phases.ends)
     restore(session, run, progress)
+    progress.left_out |= blow_ups.left_out(run)
     session.ledger.began(progress.step)
     split = session.validation_split()
     refuse_blind_judges(session, split)
@@ -50,13 +51,28 @@ def train(session: Session, run: RunDir, attempt: int) -> int:
         for curves in (validation_curves, train_curves):
             if curves:
                 stack.callback(curves.close)
-        _run(session, progress, split, train_curves, validation_curves, writer)
+        try:
+            _run(session, progress, split, train_curves, validation_curves, writer)
+        except blow_ups.BlowUp as found:
+            raise after_blow_up(session, run, progress, found, writer) from found
     if not progress.is_over:
         session.channel.say("result", step=progress.step, metrics=progress.last_metrics, spent=session.ledger.told())
         return exit_codes.STOPPED
     step = take_best(session, run, progress.step)
     finish(session, run, step, progress.last_metrics, progress.finished)
     return exit_codes.DONE
+
+
+def after_blow_up(
+    session: Session, run: RunDir, progress: Progress, found: blow_ups.BlowUp, writer: CheckpointWriter | None
+) -> Exception:
+    """What to raise when the last checkpoint is saved and what happened is written down. Every worker calls it."""
+    session.channel.say("progress", phase="saving", step=progress.step, steps=progress.steps)
+    if writer:
+        writer.wait()
+    outcome = blow_ups.settle(session, run, found, progress.left_out)
+    check_agreement(session, progress.step)  # the others end when the chief has come here, and not before
+    return outcome
 
 
 def refuse_blind_judges(session: Session, split: str | None) -> None:
@@ -261,6 +277,8 @@ def _run(
             # The step is traced anew, which takes as long as at the start: no silence of a training in its rhythm.
             session.channel.say("progress", phase="compiling", step=progress.step, steps=progress.steps)
         totals = run(batches, num_steps, stop)
+        if blown := session.step.blown:
+            raise blow_ups.BlowUp(progress.step + blown.number + 1, blown)
         # After every loop, not just before a checkpoint: a run that stops and saves between two checkpoints must leave
         # the same bits as one that goes on, and an average in between moves the last of them.
         session.average_batch_norm()

@@ -26,6 +26,8 @@ STUCK = Ending(Kind.preempted, rank=0, exit_code=75)
         ([Ending(Kind.disk_full, exit_code=1)], 9, Action.give_up, False),
         ([Ending(Kind.no_capacity)], 9, Action.give_up, False),  # it was waited for already
         ([RESIZED] * 9, 0, Action.restart, False),
+        ([Ending(Kind.blow_up, rank=0, exit_code=1)], 9, Action.give_up, False),
+        ([Ending(Kind.rolled_back, rank=0, exit_code=1, step=50, first_step=10)] * 30, 0, Action.restart, False),
         ([KILLED], 3, Action.restart, True),
         ([KILLED], 0, Action.give_up, False),
         ([KILLED, LATER, KILLED], 3, Action.restart, True),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conf.errors import BadSpec
-from conf.schema import BadFile
+from conf.schema import BadFile, OnBlowUp
 from launcher.compose import Asked, compose
 from launcher.lease import EXPIRES_S, LEASE, Lease, Owner, birth, is_alive
 from launcher.saved import amended, beginning, discard, existing_run, freeze, open_run, reconcile
@@ -53,6 +53,12 @@ def test_another_learning_is_refused_field_by_field(words, said):
     for text in said:
         assert text in str(refused.value)
     assert "another run_id" in str(refused.value)
+
+
+def test_what_to_do_about_a_blow_up_may_change():
+    job = reconcile(SAVED, compose(["trainer.on_blow_up=skip", "trainer.max_blow_ups=9"]))
+    assert (job.trainer.on_blow_up, job.trainer.max_blow_ups) == (OnBlowUp.skip, 9)
+    assert job.trainer.steps == SAVED.trainer.steps
 
 
 def test_the_cluster_comes_from_the_command_line_if_it_speaks_of_it_else_from_the_file():

@@ -197,10 +197,10 @@ def by_plain_keras(phased: Phased) -> dict[str, np.ndarray]:
                 optimizer.apply([gradients[v.path] for v in own], own)
             step += 1
             history.append({variable.path: variable.numpy() for variable in model.variables})
-    return _averages(history, phased.trainer.ema_decay) if phased.trainer.ema_decay else history[-1]
+    return averages_over(history, phased.trainer.ema_decay) if phased.trainer.ema_decay else history[-1]
 
 
-def _averages(history: list[dict[str, np.ndarray]], decay: float) -> dict[str, np.ndarray]:
+def averages_over(history: list[dict[str, np.ndarray]], decay: float) -> dict[str, np.ndarray]:
     """Exponential averages over the weights after each step, in float64."""
     averages = {path: value.astype(np.float64) for path, value in history[0].items()}
     for number, weights in enumerate(history[1:]):

@@ -18,7 +18,16 @@ from storage.store import StoreError
 from trainer import checkpoints
 from trainer.checkpoint_manifest import manifest_name
 from trainer.checkpoint_tensors import decoded, encoded
-from trainer.checkpoints import Broken, CheckpointWriter, list_checkpoints, load, newest_whole, prune, save
+from trainer.checkpoints import (
+    Broken,
+    CheckpointWriter,
+    NotFinite,
+    list_checkpoints,
+    load,
+    newest_whole,
+    prune,
+    save,
+)
 from trainer.retention import Retention
 
 DTYPES = ["float64", "float32", "float16", ml_dtypes.bfloat16, "int64", "int32", "int16", "int8"]
@@ -363,6 +372,19 @@ def test_the_writer_saves_in_the_background(run: RunDir, monkeypatch: pytest.Mon
     writer.close()
     assert told == [1, 2]
     assert saved_steps(run) == [2]
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_no_checkpoint(run: RunDir, wrong: float) -> None:
+    """It is named and nothing of it is written; numbers whose squares are too large are still numbers."""
+    large = {"model/kernel": np.full((3, 4), 1e30, np.float32), "count": np.array(7)}
+    poisoned = large | {"model/bias": np.array([0.0, wrong, 1.0], np.float32)}
+    writer = CheckpointWriter(run, attempt=0)
+    writer.submit(1, large, {})
+    writer.submit(2, poisoned, {})
+    with pytest.raises(NotFinite, match="step 2 is not saved: model/bias is not finite"):
+        writer.close()
+    assert saved_steps(run) == [1] and not Path(run.url, "checkpoints", "step_00000002").exists()
 
 
 @pytest.mark.parametrize("how", ["submit", "wait", "close"])

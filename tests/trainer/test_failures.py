@@ -5,6 +5,8 @@ import tensorflow as tf
 
 from data_pipeline.records import CorruptRecord
 from storage.store import StoreError
+from trainer.blow_ups import GaveUp, RolledBack
+from trainer.checkpoints import NotFinite
 from trainer.failures import kind_of, sentence_of
 
 WRAPPED = """{{function_node __wrapped__IteratorGetNext}} Error in user-defined function
@@ -34,6 +36,9 @@ RPC: /tensorflow.CoordinationService/Heartbeat"""
         (StoreError("x: cannot write - No space left on device"), "disk_full", "No space left on device"),
         (OSError(28, "full"), "disk_full", "full"),
         (tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"), "out_of_memory", "OOM when allocating"),
+        (GaveUp("blow-up in step 3"), "blow_up", "blow-up in step 3"),
+        (NotFinite("step 3 is not saved"), "blow_up", "step 3 is not saved"),
+        (RolledBack("blow-up in step 3"), "rolled_back", "blow-up in step 3"),
         (ValueError("two\nlines"), "user", "ValueError: two"),
     ],
 )

@@ -1,5 +1,7 @@
 """When things happen: the same steps for a run that is resumed anywhere."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,17 +10,17 @@ from trainer.loop import Every, Progress, Window, run_loop, steps_until_next
 
 
 def run(progress: Progress, actions, steps_per_loop: int = 4, stop_at: int | None = None) -> list[int]:
-    """Run with a step that adds up its own numbers; the calls' lengths."""
+    """Run with a step that adds up the numbers of its batches; the calls' lengths."""
     calls = []
+    batches = itertools.count(progress.step)
 
-    def steps(_batches, num_steps: int, stop: bool) -> tf.Tensor:
-        first = sum(calls) + begun
+    def steps(batches, num_steps: int, stop: bool) -> tf.Tensor:
+        total = sum(next(batches) for _ in range(num_steps))
         calls.append(num_steps)
-        return tf.constant([sum(range(first, first + num_steps)), num_steps, 2.0 * num_steps, float(stop)], tf.float64)
+        return tf.constant([total, num_steps, 2.0 * num_steps, float(stop)], tf.float64)
 
-    begun = progress.step
     wants = lambda: stop_at is not None and progress.step >= stop_at  # noqa: E731
-    run_loop(steps, iter(()), progress, steps_per_loop, actions, wants, lambda _: None)
+    run_loop(steps, batches, progress, steps_per_loop, actions, wants, lambda _: None)
     return calls
 
 
@@ -52,6 +54,25 @@ def test_points_are_the_same_wherever_a_run_was_interrupted(stopped_after):
     second.resume(first.saved())
     points_of(second, parts)
     assert parts == whole and whole[5] == np.mean(range(5))
+
+
+@pytest.mark.parametrize("left_out", [{1}, {5}, {6, 7}, {8}, {13}, {4, 5, 12, 13}])
+def test_steps_that_are_left_out_pass_by_without_being_counted(left_out):
+    points, saved = {}, []
+
+    def log(at: Progress) -> None:
+        points[at.step] = (at.window.loss, at.window.steps, at.window.left_out)
+        at.window = Window()
+
+    progress = Progress(steps=13, steps_per_epoch=100, left_out=frozenset(left_out))
+    calls = run(progress, [Every(5, log, at_end=True), Every(4, lambda at: saved.append(at.step), at_end=True)])
+    assert progress.step == 13 and sum(calls) == 13 - len(left_out) and saved == [4, 8, 12, 13]
+    for first, last in ((0, 5), (5, 10), (10, 13)):
+        trained = [step for step in range(first, last) if step + 1 not in left_out]
+        assert points[last] == (sum(trained), len(trained), last - first - len(trained))
+    again = Progress(steps=13, steps_per_epoch=100)
+    again.resume(progress.saved())
+    assert again.left_out == left_out
 
 
 def test_a_stop_is_seen_after_the_call_at_hand():
