@@ -8,7 +8,9 @@ from conf import augment_rules, families, fault_rules, judge_rules, micro_batch,
 from conf.errors import BadSpec, Problem
 from conf.schema import (
     Accelerator,
+    BatchNormSync,
     ClusterSpec,
+    Compile,
     DataSpec,
     JobSpec,
     ModelSpec,
@@ -32,7 +34,7 @@ def check(job: JobSpec) -> None:
     """Raise BadSpec with every problem that can be known without touching the data or the cluster."""
     problems = [*_names(job), *_positive(job), *_data(job.data), *_lengths(job.trainer), *_batches(job)]
     problems += [*_fewest(job), *_shares(job), *micro_batch.problems(job)]
-    problems += [*_places(job), *_cluster(job.cluster), *fault_rules.problems(job)]
+    problems += [*_compiled(job.trainer), *_places(job), *_cluster(job.cluster), *fault_rules.problems(job)]
     if problems:
         raise BadSpec(problems)
 
@@ -221,6 +223,14 @@ def _batches(job: JobSpec) -> list[Problem]:
         shape += " x 2, for MixUp and CutMix take pairs"
     problem = batch_problem(job.trainer.global_batch_size, multiple, shape)
     return [problem] if problem else []
+
+
+def _compiled(trainer: TrainerSpec) -> list[Problem]:
+    if trainer.compile is not Compile.xla or trainer.model.batch_norm is not BatchNormSync.synchronized:
+        return []
+    law = "XLA compiles one replica's forward pass, inside of which synchronized BatchNorm talks to the others"
+    cure = "trainer.compile=none, or trainer.model.batch_norm=average"
+    return [Problem("trainer.compile", trainer.compile, law, cure)]
 
 
 def _shares(job: JobSpec) -> list[Problem]:

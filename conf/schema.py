@@ -82,6 +82,13 @@ class BadRecord(Enum):
     skip = "let it weigh nothing, name and count it; up to data.max_corrupt of a split"
 
 
+class Compile(Enum):
+    """Who compiles the forward and backward pass of a replica."""
+
+    none = "nobody: TensorFlow runs its operations one by one"
+    xla = "XLA: fewer passes over memory on GPUs, slower on most CPUs"
+
+
 class OnBlowUp(Enum):
     """What to do where a loss or the norm of a gradient is not finite."""
 
@@ -337,6 +344,7 @@ class TrainerSpec:
     micro_batch: Any = None  # or the examples of one of them; auto: the most that fit, found when the run begins
     rematerialize: Rematerialize = Rematerialize.none
     precision: Precision = Precision.float32
+    compile: Compile = Compile.none
     steps_per_loop: int = 10  # steps in one call of the compiled loop; progress and stops are seen between calls
     log_every_steps: int = 10
     checkpoint_every_steps: int = 100

@@ -15,7 +15,7 @@ from conf.data_url import data_url
 from conf.epoch import places_in_epoch
 from conf.errors import BadSpec
 from conf.phases import phase_steps
-from conf.schema import BatchNormSync, JobSpec, OptimizerSpec
+from conf.schema import BatchNormSync, Compile, JobSpec, OptimizerSpec
 from data_pipeline.images import resolve_image_size
 from data_pipeline.manifest import Manifest, load_manifest
 from data_pipeline.order import evaluation_steps, examples_before, steps_per_epoch
@@ -115,6 +115,7 @@ class Session:
             averages,
             Clock(runs=not trainer.deterministic),
             self.segmented,
+            trainer.compile is Compile.xla,
         )
         averaged = averages.averages_of(statistics) if averages else []
         self.average_batch_norm = averaging(self.strategy, self.model, averaged)

@@ -25,6 +25,7 @@ from trainer.parts import Batch, sum_over_parts
 from trainer.precision import LossScale
 from trainer.segmented import SegmentedModel
 from trainer.strategy import reduction_options
+from trainer.xla import compiled, refusal
 
 #: Gradients, one a trainable variable, and totals.
 Sums = tuple[list[tf.Tensor], tf.Tensor]
@@ -56,12 +57,13 @@ class TrainingStep:
         averages: WeightAverages | None = None,
         clock: Clock | None = None,
         segmented: SegmentedModel | None = None,
+        xla: bool = False,
     ):
         self.strategy, self.model, self.optimizer, self.objective = strategy, model, optimizer, objective
         self.clipping, self.micro_batches, self.unroll, self.loss_scale = clipping, micro_batches, unroll, loss_scale
         self.lanes, self._is_partly_frozen, self._averages = lanes, is_partly_frozen(model), averages
         self._segmented = segmented
-        self.clock = clock or Clock()
+        self.clock, self.xla = clock or Clock(), xla
         self.pace = Pace(0.0, 0.0)  # of the last call of the compiled loop, on this worker
         self.blown: Blown | None = None  # the first of its steps that blew up, if one did
         # float64 sums of float32 values are exact here, so they do not depend on where a loop begins.
@@ -168,7 +170,8 @@ class TrainingStep:
     def _accumulate(self, batch: Batch) -> Sums:
         """Gradients and totals of this replica's share, micro-batch by micro-batch, each in its lanes."""
         zeros = ([tf.zeros(v.shape, v.dtype) for v in self._variables], tf.zeros([NUM_TOTALS - 1], tf.float64))
-        return sum_over_parts(self._micro_batch, batch, zeros, self._num_parts, self.lanes, self.unroll)
+        compute = compiled(self._micro_batch) if self.xla else self._micro_batch
+        return sum_over_parts(compute, batch, zeros, self._num_parts, self.lanes, self.unroll)
 
     def _micro_batch(self, batch: Batch) -> Sums:
         variables = self._variables
@@ -210,7 +213,12 @@ def compile_step(step: TrainingStep) -> Callable[[Iterator[Batch], int, bool], t
     """A plain-Python face of the step: (iterator, number of steps, wish to stop) -> totals."""
 
     def run(iterator: Iterator[Batch], num_steps: int, stop: bool) -> tf.Tensor:
-        totals, told = step.run(iterator, tf.constant(num_steps), tf.constant(float(stop), tf.float64))
+        try:
+            totals, told = step.run(iterator, tf.constant(num_steps), tf.constant(float(stop), tf.float64))
+        except tf.errors.OpError as error:
+            if step.xla and (refused := refusal(error)):
+                raise refused from error
+            raise
         waited, own, *blown = (float(value) for value in told.numpy())
         step.pace, step.blown = Pace(waited, own), Blown.of(*blown)
         return totals

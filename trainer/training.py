@@ -26,6 +26,7 @@ from trainer.parts import Batch
 from trainer.retention import Retention
 from trainer.session import Session
 from trainer.step import compile_step
+from trainer.xla import SLOW_ON_CPU
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ def train(session: Session, run: RunDir, attempt: int) -> int:
     restore(session, run, progress)
     progress.left_out |= blow_ups.left_out(run)
     session.ledger.began(progress.step)
+    if session.step.xla and not session.topology.on_gpu and session.topology.is_chief:
+        session.channel.say("event", event="xla_on_cpu", details={"words": [SLOW_ON_CPU]})
     split = session.validation_split()
     refuse_blind_judges(session, split)
     train_curves = actions.open_curves(session, run, "train", progress.step)

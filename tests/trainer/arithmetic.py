@@ -44,6 +44,7 @@ class Case:
     mixed: bool = False
     focal: bool = False
     rematerialize: bool = False
+    xla: bool = False
 
 
 ADAM = OptimizerSpec(name="adam", learning_rate=0.003)
@@ -72,8 +73,12 @@ CASES = {
     "rematerialized": Case(l2=0.01, short=13, accumulation=4, rematerialize=True),
     "rematerialized-batch-norm": Case(batch_norm=BatchNormSync.synchronized, rematerialize=True),
     "loss-scale": Case(ADAM, precision=Precision.mixed_float16),
+    "xla": Case(ADAM, short=13, class_weights=True, xla=True),
+    "xla-accumulated": Case(l2=0.01, accumulation=4, xla=True),
 }
 AVERAGED = Case(batch_norm=BatchNormSync.average)
+#: Cases of BatchNorm whose statistics are those of each replica, so that they have no reference in plain Keras.
+OWN_STATISTICS = {"averaged-batch-norm": AVERAGED, "xla-averaged": dataclasses.replace(AVERAGED, xla=True)}
 KERAS_OPTIMIZERS = (
     keras.optimizers.SGD,
     keras.optimizers.Adam,
@@ -200,6 +205,7 @@ def by_convoy(case: Case, strategy: tf.distribute.Strategy, first_replica: int, 
             scale,
             case.lanes,
             segmented=segmented_model(trainer, model, blocks_of(model, BLOCKS)),
+            xla=case.xla,
         )
     precision.set_policy(Precision.float32)
     first = next(batches(case, shape, replicas))
@@ -227,7 +233,7 @@ def copies_of(variable: keras.Variable) -> list[tf.Variable]:
 def cases_of(number: int) -> dict[str, Case]:
     """The cases of a group of `number` replicas: all for one and two, the telling ones for four."""
     if number <= 2:
-        return CASES | {"averaged-batch-norm": AVERAGED}
+        return CASES | OWN_STATISTICS
     return {name: CASES[name] for name in FOR_FOUR} | {"averaged-batch-norm": AVERAGED}
 
 

@@ -65,5 +65,15 @@ def test_averaged_batch_norm_statistics_are_the_same_everywhere(group, groups):
         assert all(np.array_equal(first[path], other[path]) for other in others)
 
 
+@pytest.mark.parametrize("group", [("mirrored", 2), ("workers", 2)], ids=lambda group: f"{group[1]}-{group[0]}")
+def test_what_xla_compiles_updates_its_own_replicas_statistics(group, groups):
+    """Before they are averaged each replica has its own, so a replica that moved another's would end elsewhere."""
+    for weights in groups[group]:
+        plain, found = (weights_of_case(weights, name) for name in ("averaged-batch-norm", "xla-averaged"))
+        assert plain.keys() == found.keys()
+        for path, value in plain.items():
+            assert np.abs(found[path] - value).max() <= TOLERANCE * np.abs(value).max(), path
+
+
 def weights_of_case(weights: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     return {key.partition(":")[2]: value for key, value in weights.items() if key.startswith(f"{name}:")}

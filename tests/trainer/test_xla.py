@@ -1,0 +1,59 @@
+"""trainer.compile=xla: what it cannot compile is said in one sentence with its cure, and that it is slow on CPUs.
+
+That its update is the same is in test_step.py.
+"""
+
+import keras
+import pytest
+import tensorflow as tf
+
+from conf import rules
+from conf.errors import BadSpec
+from conf.schema import BatchNormSync, Compile, JobSpec, OptimizerSpec, TrainerSpec
+from data_pipeline.order import BatchShape
+from tests.trainer.arithmetic import BATCH, CLASSES, Case, batches
+from trainer.objective import Objective
+from trainer.optimizers import make_optimizer
+from trainer.step import TrainingStep, compile_step
+from trainer.xla import refusal
+
+
+class Words(keras.layers.Layer):
+    """Goes through text, for which XLA has no type."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The inputs, by way of their digits."""
+        return inputs + tf.stop_gradient(0 * tf.strings.to_number(tf.strings.as_string(inputs)))
+
+
+def first_call(xla: bool, *layers: keras.layers.Layer) -> None:
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers, keras.layers.Flatten(), keras.layers.Dense(CLASSES)])
+    spec = OptimizerSpec(name="sgd")
+    optimizer = make_optimizer(TrainerSpec(optimizer=spec), 1)
+    optimizer.build(model.trainable_variables)
+    step = TrainingStep(tf.distribute.get_strategy(), model, optimizer, Objective(CLASSES), spec, xla=xla)
+    batch = next(batches(Case(), BatchShape(BATCH), range(1)))
+    compile_step(step)(iter(tf.data.Dataset.from_tensors(batch)), 1, False)
+
+
+def test_an_operation_that_xla_has_not_is_named_with_the_cure():
+    first_call(False, Words())
+    with pytest.raises(BadSpec) as refused:
+        first_call(True, Words())
+    (problem,) = refused.value.problems
+    assert problem.field == "trainer.compile" and "AsString" in problem.law and problem.cure == "trainer.compile=none"
+    assert "\n" not in str(problem)
+
+
+def test_another_error_stays_what_it_is():
+    assert refusal(tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")) is None
+    assert refusal(tf.errors.UnavailableError(None, None, "Socket closed")) is None
+    assert refusal(tf.errors.InvalidArgumentError(None, None, "CorruptRecord: shard 3")) is None
+
+
+def test_batch_norm_over_all_replicas_is_refused_before_anything_starts():
+    job = JobSpec(trainer=TrainerSpec(steps=1, compile=Compile.xla))
+    rules.check(job)
+    job.trainer.model.batch_norm = BatchNormSync.synchronized
+    with pytest.raises(BadSpec, match=r"trainer\.compile=xla - XLA compiles one replica's forward pass"):
+        rules.check(job)
