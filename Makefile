@@ -60,8 +60,8 @@ test-jobs: $(VENV)/.installed-dev # what starts workers and holds them to deadli
 	$(PY) -m pytest --durations=15 $(JOBS)
 
 .PHONY: models
-models: $(VENV)/.installed-dev ## every model of keras.applications against Keras itself, and the same bits again: minutes
-	$(PY) -m pytest --durations=5 tests/trainer/every_model.py tests/trainer/deterministic_models.py
+models: $(VENV)/.installed-dev ## every model of keras.applications against Keras itself, the same bits again, every precision: minutes
+	$(PY) -m pytest --durations=5 tests/trainer/every_model.py tests/trainer/deterministic_models.py tests/trainer/mixed_precision.py
 
 .PHONY: chaos
 chaos: $(VENV)/.installed-dev ## a quarter of an hour of deaths: every phase, law 4, and a seeded storm; CHAOS_SEED=2 for another
