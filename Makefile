@@ -79,10 +79,11 @@ format: $(VENV)/.installed-dev ## rewrite the code as `make check` wants it
 	$(VENV)/bin/ruff format
 
 .PHONY: bench
-bench: $(VENV)/.installed-bench ## Convoy and its peers side by side: start-up, training step, input, order
+bench: $(VENV)/.installed-bench ## Convoy and its peers side by side: start-up, training step and its features, input, order
 	$(PY) benchmarks/startup.py
 	$(PY) -m benchmarks.recovery
 	$(PY) benchmarks/step.py
+	$(PY) -m benchmarks.train
 	$(PY) -m benchmarks.input
 	$(PY) -m benchmarks.small_images
 	$(PY) -m benchmarks.order

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from benchmarks.peers.addresses import free_addresses
@@ -24,6 +25,7 @@ class Mark(NamedTuple):
     step: int
     time_s: float
     cpu_s: float
+    gauge: float = 0.0  # what else was looked at
 
 
 class Side:
@@ -32,7 +34,8 @@ class Side:
     Sides that take turns of seconds see the same machine; runs of minutes, one after the other, see another one each.
     """
 
-    def __init__(self, command: list[str], count: int):
+    def __init__(self, command: list[str], count: int, gauge: Callable[[], float] | None = None):
+        self._gauge = gauge or (lambda: 0.0)
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the side lives
         reading, writing = os.pipe()
         control, self._alive = os.pipe()
@@ -101,7 +104,8 @@ class Side:
                 said = json.loads(line)
                 if said["kind"] == "progress" and said.get("phase") == "training" and said["step"] > step:
                     step = said["step"]
-                    self._marks.put(Mark(step, time.perf_counter(), sum(map(_cpu_seconds, self._processes))))
+                    used = sum(map(_cpu_seconds, self._processes))
+                    self._marks.put(Mark(step, time.perf_counter(), used, self._gauge()))
         self._marks.put("it ended")
 
 

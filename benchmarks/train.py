@@ -1,0 +1,173 @@
+"""What a training's features cost, what more processes bring, what travels between them, what precision and memory do.
+
+    python -m benchmarks.train [features|scaling|bytes|precision|compile ...] [--rounds 5] [--networks mobilenetv2,cnn]
+
+Every side is a whole worker of Convoy (`python -m trainer.worker`) on prepared synthetic pictures, seen from outside by
+its progress lines; the sides take turns of a few seconds while the others are held still, and ratios are medians of
+those within a round. Without a part's name all of them are measured, one after the other.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import Figures, Goal, compile_bytecode, interleave, save, show
+from benchmarks.step import CASES, LOOPS_A_TURN, SHAPES, Case, Shape, job_spec, prepare, write_job
+from benchmarks.watch import Mark, Side
+from conf.schema import Compile, JobSpec, Precision
+
+#: What the features of the first part may cost together.
+FEATURES_COST = 0.97
+MICRO_BATCHES = 8
+LOOPBACK = Path("/proc/net/dev")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One side: what it is called, on how many processes and replicas, and what its recipe has beside the bare one."""
+
+    name: str
+    shape: Shape = SHAPES["one"]
+    optimizer: Mapping[str, Any] | None = None
+    trainer: Mapping[str, Any] | None = None
+    #: Global batches of the network's own size in one step.
+    batches: int = 1
+    #: Whether a point is drawn after each call of the compiled loop.
+    draws: bool = False
+
+    def job(self, case: Case, root: Path) -> JobSpec:
+        """Its job."""
+        case = replace(case, batch_size=case.batch_size * self.batches)
+        job = job_spec(case, self.shape, root)
+        job.trainer.log_every_steps = case.steps_per_loop if self.draws else 10**9
+        job.trainer.optimizer = replace(job.trainer.optimizer, **self.optimizer or {})
+        job.trainer = replace(job.trainer, **self.trainer or {})
+        return job
+
+
+EMA, WEIGHTS, CLIPPING = {"ema_decay": 0.999}, {"class_weights": "balanced"}, {"clip_norm": 1.0}
+FEATURES = (
+    Row("bare"),
+    Row("ema", trainer=EMA),
+    Row("class weights", trainer=WEIGHTS),
+    Row("clipping", optimizer=CLIPPING),
+    Row("metrics", draws=True),
+    Row("all", trainer=EMA | WEIGHTS, optimizer=CLIPPING, draws=True),
+)
+SCALING = (Row("one process"), Row("mirrored x 2", SHAPES["mirrored"]), Row("workers x 2", SHAPES["workers"]))
+PRECISION = tuple(Row(kind.name, trainer={"precision": kind}) for kind in Precision)
+COMPILE = tuple(Row(kind.name, trainer={"compile": kind}) for kind in Compile)
+ACCUMULATED = {"accumulation_steps": MICRO_BATCHES}
+BYTES = (
+    Row("K = 1", SHAPES["workers"]),
+    Row(f"K = {MICRO_BATCHES}", SHAPES["workers"], trainer=ACCUMULATED, batches=MICRO_BATCHES),
+)
+
+
+def loopback_bytes() -> float:
+    """What this machine has sent to itself since it was started."""
+    (line,) = [line for line in LOOPBACK.read_text().splitlines() if line.strip().startswith("lo:")]
+    return float(line.partition(":")[2].split()[8])
+
+
+def speed(row: Row, case: Case, first: Mark, last: Mark) -> Figures:
+    """Examples a second, and a CPU-second."""
+    examples = (last.step - first.step) * case.batch_size * row.batches
+    return {"examples_per_s": examples / (last.time_s - first.time_s), "per_cpu": examples / (last.cpu_s - first.cpu_s)}
+
+
+def traffic(row: Row, case: Case, first: Mark, last: Mark) -> Figures:
+    """Megabytes that went over loopback in a step, and for each micro-batch of a replica in it."""
+    megabytes = (last.gauge - first.gauge) / (last.step - first.step) / 1e6
+    return {"mb_a_step": megabytes, "mb_a_micro_batch": megabytes / row.batches} | speed(row, case, first, last)
+
+
+Figure = Callable[[Row, Case, Mark, Mark], Figures]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One table: its sides, what is measured of each, what should come out."""
+
+    title: str
+    rows: Sequence[Row]
+    goals: Sequence[Goal]
+    figures: Figure = speed
+    gauge: Callable[[], float] | None = None
+
+
+PARTS = {
+    "features": Part(
+        "what features cost", FEATURES, [Goal(row.name, "bare", "per_cpu", FEATURES_COST) for row in FEATURES[1:]]
+    ),
+    "scaling": Part(
+        "two replicas against one process with all cores",
+        SCALING,
+        [Goal(row.name, "one process", "examples_per_s", 0.9) for row in SCALING[1:]],
+    ),
+    "bytes": Part(
+        "what two workers send to each other",
+        BYTES,
+        [Goal(BYTES[1].name, BYTES[0].name, "mb_a_micro_batch", 1.05 / MICRO_BATCHES, at_most=True)],
+        traffic,
+        loopback_bytes,
+    ),
+    "precision": Part("precisions", PRECISION, [Goal("mixed_bfloat16", "float32", "examples_per_s", 1.0)]),
+    "compile": Part("XLA", COMPILE, [Goal("xla", "none", "examples_per_s", 1.0)]),
+}
+
+
+def take_turns(part: Part, case: Case, root: Path, rounds: int) -> dict[str, list[Figures]]:
+    """Every side a few seconds at a time while the others are held still, `rounds` times."""
+    sides: dict[str, Side] = {}
+    try:
+        for row in part.rows:
+            path = write_job(row.job(case, root))
+            side = Side(["-m", "trainer.worker", "--job", str(path)], row.shape.workers, part.gauge)
+            sides[row.name] = side
+            side.warm_up(LOOPS_A_TURN * case.steps_per_loop)
+            side.hold()
+        steps = LOOPS_A_TURN * case.steps_per_loop
+        turns = {row.name: partial(take_turn, part, row, case, sides[row.name], steps) for row in part.rows}
+        return interleave(turns, rounds)
+    finally:
+        for side in sides.values():
+            side.end()
+
+
+def take_turn(part: Part, row: Row, case: Case, side: Side, steps: int) -> Figures:
+    """What a side does in one turn."""
+    return part.figures(row, case, *side.turn(steps))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--networks", default="mobilenetv2", help=f"of {', '.join(CASES)}")
+    parser.add_argument("--json", type=Path, help="keep every round's figures here")
+    asked = parser.parse_args()
+    if unknown := [name for name in asked.parts if name not in PARTS]:
+        parser.error(f"there is no part {unknown[0]}; there are {', '.join(PARTS)}")
+    compile_bytecode()
+    everything: dict[str, list[Figures]] = {}
+    with tempfile.TemporaryDirectory(prefix="convoy-train-") as folder:
+        for network in asked.networks.split(","):
+            prepare(CASES[network], Path(folder))
+            for name in asked.parts or PARTS:
+                part = PARTS[name]
+                title = f"{name}: {part.title}, {network}, batch {CASES[network].batch_size}"
+                print(title, flush=True)
+                results = take_turns(part, CASES[network], Path(folder), asked.rounds)
+                show(title, results, list(part.goals))
+                everything |= {f"{title}: {side}": rounds for side, rounds in results.items()}
+    save(asked.json, everything)
+
+
+if __name__ == "__main__":
+    main()
