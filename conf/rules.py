@@ -14,6 +14,7 @@ from conf.schema import (
     DataSpec,
     JobSpec,
     ModelSpec,
+    Rematerialize,
     StoreKind,
     SubmitKind,
     TrainerSpec,
@@ -226,11 +227,18 @@ def _batches(job: JobSpec) -> list[Problem]:
 
 
 def _compiled(trainer: TrainerSpec) -> list[Problem]:
-    if trainer.compile is not Compile.xla or trainer.model.batch_norm is not BatchNormSync.synchronized:
+    if trainer.compile is not Compile.xla:
         return []
-    law = "XLA compiles one replica's forward pass, inside of which synchronized BatchNorm talks to the others"
-    cure = "trainer.compile=none, or trainer.model.batch_norm=average"
-    return [Problem("trainer.compile", trainer.compile, law, cure)]
+    problems = []
+    if trainer.model.batch_norm is BatchNormSync.synchronized:
+        law = "XLA compiles one replica's forward pass, inside of which synchronized BatchNorm talks to the others"
+        cure = "trainer.compile=none, or trainer.model.batch_norm=average"
+        problems.append(Problem("trainer.compile", trainer.compile, law, cure))
+    if trainer.rematerialize is not Rematerialize.none:
+        law = "XLA computes what occurs twice once, and so keeps what rematerialisation would compute again"
+        cure = "trainer.compile=none, or trainer.rematerialize=none"
+        problems.append(Problem("trainer.compile", trainer.compile, law, cure))
+    return problems
 
 
 def _shares(job: JobSpec) -> list[Problem]:

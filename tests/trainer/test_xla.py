@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from conf import rules
 from conf.errors import BadSpec
-from conf.schema import BatchNormSync, Compile, JobSpec, OptimizerSpec, TrainerSpec
+from conf.schema import BatchNormSync, Compile, JobSpec, OptimizerSpec, Rematerialize, TrainerSpec
 from data_pipeline.order import BatchShape
 from tests.trainer.arithmetic import BATCH, CLASSES, Case, batches
 from trainer.objective import Objective
@@ -56,4 +56,10 @@ def test_batch_norm_over_all_replicas_is_refused_before_anything_starts():
     rules.check(job)
     job.trainer.model.batch_norm = BatchNormSync.synchronized
     with pytest.raises(BadSpec, match=r"trainer\.compile=xla - XLA compiles one replica's forward pass"):
+        rules.check(job)
+
+
+def test_computing_again_what_xla_computes_once_is_refused():
+    job = JobSpec(trainer=TrainerSpec(steps=1, compile=Compile.xla, rematerialize=Rematerialize.blocks))
+    with pytest.raises(BadSpec, match=r"trainer\.compile=xla - XLA computes what occurs twice once"):
         rules.check(job)
