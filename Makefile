@@ -65,7 +65,7 @@ models: $(VENV)/.installed-dev ## every model of keras.applications against Kera
 
 .PHONY: chaos
 chaos: $(VENV)/.installed-dev ## a quarter of an hour of deaths: every phase, law 4, and a seeded storm; CHAOS_SEED=2 for another
-	$(PY) -m pytest tests/chaos/drain.py tests/chaos/elastic.py tests/chaos/law4.py tests/chaos/deaths.py tests/chaos/soak.py $(TESTS)
+	$(PY) -m pytest -o faulthandler_timeout=0 tests/chaos/drain.py tests/chaos/elastic.py tests/chaos/law4.py tests/chaos/deaths.py tests/chaos/soak.py $(TESTS)
 
 .PHONY: check
 check: $(VENV)/.installed-dev ## lint, format and types

@@ -111,12 +111,14 @@ class Ending:
         the next attempt avoids.
 
         Of the message only the error's type, if it begins with one: the rest may name a rank, a time, or a file of
-        the attempt.
+        the attempt. What a step does may kill one worker or another first; what kills from outside (SIGKILL) is the
+        same only if it is the same worker's.
         """
         if self.first_step is None or self.smaller:
             return None
         error = _ERROR_TYPE.match(self.message)
-        return self.kind, self.exit_code, self.step, error and error[0]
+        from_outside = self.kind is Kind.infrastructure and self.exit_code == -signal.SIGKILL
+        return self.kind, self.exit_code, self.rank if from_outside else None, self.step, error and error[0]
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class Held:
         at_step = STEPS if self.phase == "exporting" else max(saved, default=0) + 20
         held = ("fault.freeze_rank=0", f"fault.during={self.phase}", f"fault.at_step={at_step}")
         # Slow from then on, so that the job does not end while something is being noticed.
-        slow = ("fault.slow_rank=1", "fault.slow_s=0.2", f"fault.attempts={list(range(1, attempts + 1))}")
+        slow = ("fault.slow_rank=1", f"fault.slow_s={0.2 * PATIENCE}", f"fault.attempts={list(range(1, attempts + 1))}")
         self.process = self.command.start(f"run_id={self.run.run_id}", *JOB, *held, *slow)
 
     def hold(self) -> None:
@@ -139,6 +139,12 @@ class Held:
         self.driver.kill()
         self.driver.communicate()
         self.tell("driver SIGKILL", time.time() - begun, f"exit code {self.driver.returncode}")
+
+    def end(self) -> None:
+        """Leave nothing running where a test fails."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
 
     def tell(self, what: str, seconds: float, how: str) -> None:
         """A row of the table."""
@@ -195,7 +201,19 @@ def test_whatever_dies_in_a_phase_costs_nothing(
 ) -> None:
     held = Held(convoy, RunDir(str(convoy.runs), phase), phase, show)
     show("")
-    first, second = LAST_BLOWS if phase == "exporting" else BLOWS
+    try:
+        endure(held, mark)
+    finally:
+        held.end()
+    convoy.run(f"run_id={phase}")
+    assert eventually(lambda: not living(mark)), living(mark)
+    assert_nothing_was_lost(held.run)
+    assert_same(calm, held.run, STEPS, tmp_path)
+
+
+def endure(held: Held, mark: str) -> None:
+    """Every blow of this phase; after each command that ended nothing of it is left."""
+    first, second = LAST_BLOWS if held.phase == "exporting" else BLOWS
     held.begin(len(first) + 1)
     for blow in first:
         held.hold()
@@ -208,15 +226,12 @@ def test_whatever_dies_in_a_phase_costs_nothing(
         held.hold()
         held.strike(*blow)
     held.hold()
-    held.strike_server("raylet", STOP if PHASES[phase] is KILL else KILL)
+    held.strike_server("raylet", STOP if PHASES[held.phase] is KILL else KILL)
     assert eventually(lambda: not living(mark)), living(mark)
     held.begin(1)
     held.hold()
-    held.strike_server("head", PHASES[phase])
-    convoy.run(f"run_id={phase}")
+    held.strike_server("head", PHASES[held.phase])
     assert eventually(lambda: not living(mark)), living(mark)
-    assert_nothing_was_lost(held.run)
-    assert_same(calm, held.run, STEPS, tmp_path)
 
 
 def assert_nothing_was_lost(run: RunDir) -> None:

@@ -28,6 +28,7 @@ CLOCKED = {"examples_per_s", "step_time_s"}
 #: A step is a while: seconds after a checkpoint within which the next fault comes.
 WITHIN_S = 0.4
 PATIENCE_S = 200.0
+FURTHER_STEPS = 5
 
 
 @dataclass
@@ -60,13 +61,14 @@ class Storm:
     words: Sequence[str]
     seed: int
     proxy: FaultProxy | None = None
+    within_s: float = WITHIN_S
     strikes: list[Strike] = field(default_factory=list)
     said: str = ""
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
         self._told: list[dict[str, Any]] = []
-        self._names: set[str] = set()
+        self._died_at = 0
         self._driver = self._start()
 
     def rage(self, kinds: Sequence[str]) -> list[Strike]:
@@ -81,7 +83,7 @@ class Storm:
         """One fault, a random moment after the next checkpoint. False if the job is done."""
         if not self._next_checkpoint():
             return False
-        time.sleep(self._random.uniform(0, WITHIN_S))
+        time.sleep(self._random.uniform(0, self.within_s))
         self._strike(kind)
         return True
 
@@ -109,6 +111,7 @@ class Storm:
             if not ended:
                 return
             strike.seen_s = seconds_of(ended[0]) - strike.at
+            self._died_at = int(ended[0]["details"].get("spent", {}).get("step") or 0)
             strike.blamed = f"{ended[0]['details']['kind']}, {ended[0]['details']['reason'][:90]}"
         first = self._wait(lambda: [e for e in self.events() if e["kind"] == "first_step" and e["attempt"] > attempt])
         if first:
@@ -163,8 +166,17 @@ class Storm:
             self._driver = self._start()
 
     def _next_checkpoint(self) -> bool:
-        """Wait until the attempt at hand has saved: no two deaths are at the same step. False if the job is done."""
-        return bool(self._wait(lambda: self._of("checkpoint_saved", self._attempt())))
+        """Wait until the attempt at hand has saved, further on than the last death. False if the job is done.
+
+        The same death at the same step would end the job; a worker may have been a few steps further than was told.
+        """
+        further = self._died_at + FURTHER_STEPS
+
+        def saved() -> list[dict[str, Any]]:
+            found = self._of("checkpoint_saved", self._attempt())
+            return [event for event in found if event["details"]["step"] > further]
+
+        return bool(self._wait(saved))
 
     def _attempt(self) -> int:
         return max((event["attempt"] for event in self.events() if event["kind"] == "attempt_started"), default=0)

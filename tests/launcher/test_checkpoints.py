@@ -31,7 +31,7 @@ def trained(tmp_path_factory) -> Path:
 
 
 @pytest.mark.timeout(600)
-def test_they_are_listed_verified_and_exported(trained):
+def test_they_are_listed_verified_exported_and_pruned(trained):
     listed = convoy(trained, "job=checkpoints")
     rows = [line.split() for line in listed.stdout.splitlines() if line.strip().endswith("sizes")]
     assert listed.returncode == 0 and [row[0] for row in rows] == ["5", "10", "15", "20"]
@@ -54,6 +54,11 @@ def test_they_are_listed_verified_and_exported(trained):
     weights = {tuple(w.shape): w for w in model.get_weights()}
     found = [tensor for tensor in saved.tensors.values() if tensor.shape in weights and tensor.ndim > 1]
     assert len(weights) > 4 and any(np.array_equal(tensor, weights[tensor.shape]) for tensor in found)
+
+    name.write_bytes(data[:-1])  # what even a look at the sizes finds
+    pruned = convoy(trained, "job=checkpoints", "checkpoints.prune=true")
+    assert (pruned.returncode, "removed those of step 15" in pruned.stdout) == (0, True), "the broken one"
+    assert [path.name[-2:] for path in sorted((trained / "r" / "checkpoints").iterdir())] == ["05", "10", "20"]
 
 
 def test_a_run_that_is_not_there_is_refused(tmp_path):

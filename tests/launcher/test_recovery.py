@@ -1,5 +1,7 @@
 """The policy as a table: how attempts ended in, what to do out."""
 
+from dataclasses import replace
+
 import pytest
 
 from launcher.messages import WorkerStatus
@@ -68,6 +70,8 @@ def failed(message: str, step: int = 50, first_step: int | None = 10) -> Ending:
         (failed("OpError: x"), failed("OpError: x", step=51), False),
         (failed("/runs/x/attempts/01: gone"), failed("/runs/x/attempts/02: gone"), True),
         (failed("no sign for 61 s"), failed("no sign for 62 s"), True),
+        (failed("OpError: x"), replace(failed("OpError: x"), rank=1), True),
+        (KILLED, replace(KILLED, rank=5), False),
         (failed("OpError: x", first_step=None), failed("OpError: x", first_step=None), False),
     ],
 )

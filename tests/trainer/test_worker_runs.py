@@ -86,6 +86,18 @@ def test_mixed_precision_computes_otherwise_and_learns_as_well(root, calm, preci
     assert accuracy(mixed) > 0.85 and abs(accuracy(mixed) - accuracy(job(root, "calm"))) < 0.06
 
 
+def test_a_run_in_float16_goes_on_with_its_loss_scale(root):
+    """All other state: the phased runs, and `make chaos`."""
+    asked = job(root, Precision.mixed_float16.name, precision=Precision.mixed_float16)
+    calm = run(asked)  # ends at once where the test above has trained it
+    step = Path("checkpoints", "step_00000020")
+    shutil.copytree(root / "runs" / str(asked.run_id) / step, root / "runs" / "resumed" / step)
+    found = run(job(root, "resumed", precision=Precision.mixed_float16))
+    assert found.keys() == calm.keys()
+    assert [name for name in calm if not np.array_equal(found[name], calm[name])] == []
+    assert STEPS - 20 < found["loss_scale/good_steps"] <= STEPS, "counted on from the checkpoint"
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_a_run_that_goes_on_with_other_cores_ends_with_the_same_bits(root, calm):
     run(job(root, "moved", steps=20))
