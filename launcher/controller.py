@@ -182,7 +182,7 @@ class Controller:
             if self._has_failed(statuses):
                 ending = diagnose(self._with_cause(attempt, statuses), asked is not None and leaving is None)
                 if leaving is not None and ending.kind is Kind.preempted:
-                    return replace(ending, kind=leaving.kind, message=leaving.message)
+                    return replace(ending, rank=None, kind=leaving.kind, message=leaving.message)
                 return self._out_of_grace(attempt) if self._is_preparing and ending.kind is Kind.stopped else ending
             if self._wants_stop() and (asked is None or leaving is not None):
                 asked, leaving = self._ask_to_stop(attempt), None

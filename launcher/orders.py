@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from conf.files import dump_job
 from conf.schema import FaultSpec, JobSpec, Verb
@@ -31,6 +31,7 @@ class Orders:
     worker: str = WORKER
     first_attempt: int = 1  # of this command
     fitting: Fitting | None = None
+    _texts: dict[bool, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def work(self, attempt: int, reports: Sequence[AgentReport]) -> list[Order]:
         """A worker on every agent."""
@@ -77,14 +78,16 @@ class Orders:
     def _write_job(self, attempt: int) -> str:
         """The job as this attempt runs it; the run's own job.yaml stays as it was."""
         name = attempt_job_name(attempt)
-        self.run_dir.store.put(name, dump_job(self._job_of(attempt)).encode())
+        self.run_dir.store.put(name, self._text_of(attempt).encode())
         return f"{self.run_dir.url}/{name}"
 
-    def _job_of(self, attempt: int) -> JobSpec:
-        """The job without its faults where they are not for this attempt."""
-        if attempt - self.first_attempt + 1 in self.job.fault.attempts:
-            return self.job
-        return dataclasses.replace(self.job, fault=FaultSpec())
+    def _text_of(self, attempt: int) -> str:
+        """The job as YAML, without faults that are not for this attempt. Made once: restarts are waited for."""
+        suffers = attempt - self.first_attempt + 1 in self.job.fault.attempts
+        if suffers not in self._texts:
+            job = self.job if suffers else dataclasses.replace(self.job, fault=FaultSpec())
+            self._texts[suffers] = dump_job(job)
+        return self._texts[suffers]
 
     def _order(
         self, module: str, argv: tuple[str, ...], attempt: int, rank: int, env: dict[str, str], forked: bool
@@ -96,7 +99,7 @@ class Orders:
             root_url=root_url,
             run_id=self.run_dir.run_id,
             log=log_name(attempt, rank),
-            job=(attempt_job_name(attempt), hashlib.sha256(dump_job(self._job_of(attempt)).encode()).hexdigest()),
+            job=(attempt_job_name(attempt), hashlib.sha256(self._text_of(attempt).encode()).hexdigest()),
             env=env | {"PYTHONUNBUFFERED": "1"},
             cwd=os.getcwd(),
             forked=forked,

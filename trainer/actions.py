@@ -15,7 +15,7 @@ from trainer.far_events import FarEvents
 from trainer.loop import Every, Progress, Window
 from trainer.parameter_groups import MAIN, Optimizers
 from trainer.phases import AnyOptimizer
-from trainer.provenance import learning_digest, versions
+from trainer.provenance import versions
 from trainer.session import Session
 
 log = logging.getLogger(__name__)
@@ -241,7 +241,7 @@ def saved_state(session: Session, progress: Progress) -> dict[str, Any]:
         "judges": session.judges.saved(),
         "skipped_examples": progress.skipped + session.num_skipped(progress),
         "versions": versions(),
-        "job": learning_digest(session.job),
+        "job": session.learning,
     }
 
 

@@ -1,6 +1,7 @@
 """Everything that a training is made of, built once in the right order: devices, strategy, model, step, data, state."""
 
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ from trainer.models import block_pattern, build_model
 from trainer.objective import make_objective, regularise
 from trainer.pace import Clock
 from trainer.phases import Phases, rate_factor
+from trainer.provenance import learning_digest
 from trainer.segmented import segmented_model
 from trainer.state import TrainingState
 from trainer.step import TrainingStep
@@ -135,6 +137,11 @@ class Session:
                 self._compile()
         self.judges.resume(state.get("judges"))
         self.phases.set_factor(self.judges.rate.factor)
+
+    @functools.cached_property
+    def learning(self) -> str:
+        """The digest of what is learnt, made once: every checkpoint holds it, and the training waits meanwhile."""
+        return learning_digest(self.job)
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """Within it the model has the weights that are evaluated and exported. Every worker has to enter it."""

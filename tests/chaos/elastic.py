@@ -1,4 +1,4 @@
-"""A job on a Ray of two hosts, one of which dies and comes back: it shrinks, grows, and ends where a calm one does."""
+"""Jobs on a Ray whose hosts die, come back or are too few at first: they shrink, grow, and end as calm ones do."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -25,8 +25,8 @@ JOB = (
 SLOW = ("fault.slow_rank=0", "fault.slow_s=0.05", "fault.at_step=1", "fault.attempts=[1,2]")
 
 
-class TwoHosts:
-    """A head that takes no workers, and hosts with room for one worker each."""
+class Hosts:
+    """A head that takes no workers, and two hosts, at first, with room for one worker each."""
 
     def __init__(self, cluster: Any) -> None:
         self._cluster = cluster
@@ -43,9 +43,9 @@ class TwoHosts:
 
 
 @pytest.fixture
-def hosts() -> Iterator[TwoHosts]:
+def hosts() -> Iterator[Hosts]:
     with ray_cluster(0) as cluster:
-        yield TwoHosts(cluster)
+        yield Hosts(cluster)
 
 
 def until(convoy: Any, run_id: str, process: Any, is_so: Callable[[list[dict[str, Any]]], bool]) -> None:
@@ -80,7 +80,37 @@ def test_a_job_goes_on_with_fewer_workers_and_grows_back(convoy, hosts):
     assert spent["lost_steps"] > 2 and spent["steps"] == 600
     assert sum(spent["parts_s"].values()) == pytest.approx(spent["wall_s"], abs=0.01)
     convoy.run("run_id=calm", "cluster=2cpu", *JOB)
-    left, right = weights(convoy, "elastic", 600), weights(convoy, "calm", 600)
+    assert_alike(weights(convoy, "elastic", 600), weights(convoy, "calm", 600))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_three_workers_of_which_two_find_hosts_and_then_one_dies(convoy, hosts):
+    """Never all at once: it begins with two of three, grows to three, and goes on with two when a host dies.
+
+    A global batch of 48 can be cut into 3, 2 and 1.
+    """
+    job = (*JOB, "cluster=2cpu", "cluster.workers=3", "trainer.global_batch_size=48")
+    elastic = ("cluster.min_workers=2", "cluster.capacity_timeout_s=1", f"cluster.address={hosts.address}")
+    process = convoy.start("run_id=three", *elastic, *job, *SLOW)
+    until(convoy, "three", process, lambda events: sizes(events) == [2] and "first_step" in kinds(events))
+    hosts.add_one()
+    until(convoy, "three", process, lambda events: sizes(events) == [2, 3] and kinds(events).count("restored") == 3)
+    until(convoy, "three", process, lambda events: kinds(events)[-1] == "checkpoint_saved")
+    hosts.kill_one()
+    said, _ = process.communicate(timeout=250)
+    assert process.returncode == 0, said[-4000:]
+    events = convoy.events("three")
+    assert sizes(events) == [2, 3, 2]
+    assert said.count("going on with 2 of 3 workers") == 2 and "there is room for 3 workers again" in said
+    ends = [event["details"]["kind"] for event in events if event["kind"] == "attempt_ended"]
+    assert ends[-3:] == ["resized", "infrastructure", "done"]
+    convoy.run("run_id=one", *job, "cluster=1cpu", "cluster.workers=1")
+    assert_alike(weights(convoy, "three", 600), weights(convoy, "one", 600))
+
+
+def assert_alike(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
+    """Every tensor is the same to 1e-5 of its largest value."""
     assert left.keys() == right.keys()
     for name, value in right.items():
         np.testing.assert_allclose(left[name], value, rtol=0, atol=1e-5 * max(np.abs(value).max(), 1), err_msg=name)

@@ -116,6 +116,28 @@ def test_ctrl_c_saves_and_the_same_command_goes_on_in_the_middle_of_an_epoch(cal
     assert curve(convoy, run_id, "train") == curve(convoy, f"calm{workers}", "train")
 
 
+def test_a_worker_that_is_told_to_leave_takes_nothing_with_it(calm, convoy):
+    """A pre-emption: SIGTERM to one worker of two. The last step that was computed is the one that all saved."""
+    process = convoy.start("run_id=preempted", "cluster=2cpu", "cluster.max_restarts=0", *JOB)
+    convoy.wait_for("preempted", "checkpoint_saved", process)
+    started = {event["rank"]: event["details"]["pid"] for event in convoy.events("preempted", "worker_started")}
+    os.kill(started[1], signal.SIGTERM)
+    said, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, said[-3000:]
+    ended = next(e for e in convoy.events("preempted", "attempt_ended") if e["details"]["kind"] == "preempted")
+    computed = ended["details"]["spent"]["step"]  # by the chief's own ledger, which knows nothing of checkpoints
+    assert 30 <= computed < 300
+    attempt = ended["attempt"]
+    saved = [e["details"]["step"] for e in convoy.events("preempted", "checkpoint_saved") if e["attempt"] == attempt]
+    assert saved[-1] == computed
+    restored = {e["rank"]: e["details"]["step"] for e in convoy.events("preempted", "restored")}
+    assert restored == {0: computed, 1: computed}
+    assert convoy.json("preempted", "report/goodput.json")["lost_steps"] == 0
+    assert "rank 1 was told to leave (SIGTERM)" in said and "(not counted)" in said
+    assert not convoy.events("preempted", "grace_exceeded")
+    assert_same_bits(convoy, "preempted", "calm2")
+
+
 def test_sigterm_to_the_whole_process_group_saves(convoy):
     """As `timeout` and service managers send it: Ray's servers must not end under the workers."""
     process = convoy.start("run_id=terminated", *JOB)
@@ -125,6 +147,7 @@ def test_sigterm_to_the_whole_process_group_saves(convoy):
     assert process.returncode == 75, said[-3000:]
     outcome = convoy.json("terminated", "outcome.json")
     assert outcome["state"] == "stopped" and 30 <= outcome["step"] < 300
+    assert convoy.events("terminated", "attempt_ended")[-1]["details"]["spent"]["step"] == outcome["step"]
     assert (convoy.runs / "terminated" / "checkpoints" / f"step_{outcome['step']:08d}" / "manifest.json").exists()
 
 
