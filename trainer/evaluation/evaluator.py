@@ -60,10 +60,14 @@ class Evaluator:
         loss, confusion = self._read()
         return Counts(float(loss), np.rint(confusion.numpy()).astype(np.int64))
 
-    @tf.function
+    # Without AutoGraph, as in the training step: rewriting what is called here takes longer than tracing it.
+    @tf.function(autograph=False)
     def _run(self, iterator: Iterator[Batch], num_steps: tf.Tensor) -> None:
-        for _ in tf.range(num_steps):
+        def one_more(done: tf.Tensor) -> tuple[tf.Tensor]:
             self.strategy.run(self._count, args=(next(iterator),))
+            return (done + 1,)
+
+        tf.while_loop(lambda done: done < num_steps, one_more, (tf.constant(0),))
 
     def _count(self, batch: Batch) -> None:
         zeros = (tf.zeros([], tf.float64), tf.zeros([self.num_classes] * 2, tf.float64))
@@ -79,7 +83,7 @@ class Evaluator:
         confusion = tf.math.confusion_matrix(batch["label"], found, self.num_classes, weights, tf.float64)
         return tf.reduce_sum(tf.cast(losses, tf.float64)), confusion
 
-    @tf.function
+    @tf.function(autograph=False)
     def _reset(self) -> None:
         self.strategy.run(self._clear)
 
@@ -87,7 +91,7 @@ class Evaluator:
         for counter in (self._loss, self._confusion):
             counter.assign(tf.zeros_like(counter))
 
-    @tf.function
+    @tf.function(autograph=False)
     def _read(self) -> tuple[tf.Tensor, tf.Tensor]:
         loss = self.strategy.run(self._loss.read_value)
         confusion = self.strategy.run(self._confusion.read_value)
