@@ -49,6 +49,10 @@ class Faults:
         if phase is self._fault.during and (phase is FaultPhase.starting or self._is_due()):
             self._strike()
 
+    def restored(self, step: int) -> None:
+        """The worker goes on from this step, perhaps with nothing left to train."""
+        self._step = max(step, self._step)
+
     def saved(self, step: int) -> None:
         """A checkpoint is there for good."""
         if self._fault.corrupt_checkpoint and step >= self._fault.at_step:
@@ -116,6 +120,8 @@ class FaultyChannel:
         # `saving` is a matter of the store: what is said there is said before a stop alone.
         if kind == "progress" and phase in FaultPhase.__members__ and phase != FaultPhase.saving.name:
             self._faults.reach(FaultPhase[phase], fields.get("step"))
+        if kind == "event" and fields.get("event") == "restored":
+            self._faults.restored(fields["details"]["step"])
         if kind == "event" and fields.get("event") == "checkpoint_saved":
             self._faults.saved(fields["details"]["step"])
 

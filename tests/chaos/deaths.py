@@ -19,7 +19,7 @@ import pytest
 from launcher.goodput import seconds_of
 from storage.run_dir import RunDir
 from tests.end_to_end.conftest import Command
-from tests.end_to_end.storm import assert_same
+from tests.end_to_end.storm import assert_same, command_of
 from tests.launcher.conftest import living
 from tests.launcher.test_driver import eventually
 from trainer.checkpoints import list_checkpoints
@@ -60,7 +60,7 @@ BLOWS: list[list[Blow]] = [
 ]
 #: While the chief exports it is alone.
 LAST_BLOWS: list[list[Blow]] = [[("worker", 0, KILL), ("worker", 0, STOP)], [("agent", 0, KILL), ("agent", 0, STOP)]]
-SERVERS = {"head": "gcs_server", "raylet": "raylet"}
+SERVERS = {"head": "gcs/gcs_server", "raylet": "raylet/raylet"}
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +87,13 @@ class Held:
     attempt: int = 0
     process: "subprocess.Popen[str] | None" = field(default=None)
 
-    def begin(self, attempts: int) -> None:
-        """The command, held in so many of its attempts, a little behind the newest checkpoint."""
+    def begin(self) -> None:
+        """The command, held in each of its attempts, a little behind the newest checkpoint."""
         saved = [status.step for status in list_checkpoints(self.run)]
         at_step = STEPS if self.phase == "exporting" else max(saved, default=0) + 20
         held = ("fault.freeze_rank=0", f"fault.during={self.phase}", f"fault.at_step={at_step}")
         # Slow from then on, so that the job does not end while something is being noticed.
-        slow = ("fault.slow_rank=1", f"fault.slow_s={0.2 * PATIENCE}", f"fault.attempts={list(range(1, attempts + 1))}")
+        slow = ("fault.slow_rank=0", f"fault.slow_s={0.2 * PATIENCE}", f"fault.attempts={list(range(1, 31))}")
         self.process = self.command.start(f"run_id={self.run.run_id}", *JOB, *held, *slow)
 
     def hold(self) -> None:
@@ -123,13 +123,15 @@ class Held:
         process.send_signal(STOP)
         time.sleep(1)
         process.send_signal(signal.SIGCONT)
-        server = next(c for c in psutil.Process(process.pid).children(True) if c.name().startswith(SERVERS[name]))
+        server = next(c for c in psutil.Process(process.pid).children(True) if SERVERS[name] in command_of(c))
         server.send_signal(number)
         begun = time.time()
         os.kill(self.worker(0), signal.SIGCONT)
         said, _ = process.communicate(timeout=WAIT_S)
         self.tell(f"{name} {number.name}", time.time() - begun, f"exit code {process.returncode}")
-        assert SERVERS[name] in said and {KILL: "died", STOP: "stands still"}[number] in said, said[-2000:]
+        assert SERVERS[name].partition("/")[2] in said and {KILL: "died", STOP: "stands still"}[number] in said, said[
+            -2000:
+        ]
         # An export that is under way is brought to its end.
         assert process.returncode == 75 or (self.phase, number, process.returncode) == ("exporting", STOP, 0), said
 
@@ -165,9 +167,8 @@ class Held:
     def agent(self, rank: int) -> int:
         """The process at the other end of that worker's pipes."""
         theirs = pipes(self.worker(rank))
-        agents = [
-            c for c in psutil.Process(self.driver.pid).children(True) if c.cmdline()[:1][0].startswith("ray::Agent")
-        ]
+        children = psutil.Process(self.driver.pid).children(True)
+        agents = [child for child in children if command_of(child).startswith("ray::Agent")]
         return next(agent.pid for agent in agents if theirs & pipes(agent.pid))
 
     def events(self, kind: str) -> list[dict[str, Any]]:
@@ -214,21 +215,21 @@ def test_whatever_dies_in_a_phase_costs_nothing(
 def endure(held: Held, mark: str) -> None:
     """Every blow of this phase; after each command that ended nothing of it is left."""
     first, second = LAST_BLOWS if held.phase == "exporting" else BLOWS
-    held.begin(len(first) + 1)
+    held.begin()
     for blow in first:
         held.hold()
         held.strike(*blow)
     held.hold()
     held.strike_driver()
     assert eventually(lambda: not living(mark)), living(mark)
-    held.begin(len(second) + 1)
+    held.begin()
     for blow in second:
         held.hold()
         held.strike(*blow)
     held.hold()
     held.strike_server("raylet", STOP if PHASES[held.phase] is KILL else KILL)
     assert eventually(lambda: not living(mark)), living(mark)
-    held.begin(1)
+    held.begin()
     held.hold()
     held.strike_server("head", PHASES[held.phase])
     assert eventually(lambda: not living(mark)), living(mark)

@@ -27,7 +27,7 @@ STORE_FAULTS = ("status", "reset", "lose_reply", "cut")
 CLOCKED = {"examples_per_s", "step_time_s"}
 #: A step is a while: seconds after a checkpoint within which the next fault comes.
 WITHIN_S = 0.4
-PATIENCE_S = 200.0
+PATIENCE_S = 200.0 * float(os.environ.get("CHAOS_PATIENCE", "1"))
 FURTHER_STEPS = 5
 
 
@@ -45,11 +45,11 @@ class Strike:
 
     def row(self) -> str:
         """A line of the table."""
-        times = f"{self.seen_s:>9.1f}{self.recovered_s:>11.1f}"
+        times = f"{self.seen_s:>9.1f}{self.recovered_s:>14.1f}"
         return f"{self.kind:<16}{self.attempt:>8}{self.step:>7}{times}  {self.blamed}"
 
 
-HEADER = f"{'fault':<16}{'attempt':>8}{'step':>7}{'seen s':>9}{'recovered s':>11}  blamed"
+HEADER = f"{'fault':<16}{'attempt':>8}{'step':>7}{'seen s':>9}{'recovered s':>14}  blamed"
 
 
 @dataclass
@@ -147,7 +147,7 @@ class Storm:
             "raylet": "raylet/raylet",
         }
         children = psutil.Process(self._driver.pid).children(recursive=True)
-        found = [child for child in children if words[name] in " ".join(child.cmdline())]
+        found = [child for child in children if words[name] in command_of(child)]
         # Workers are forks of the standby server and look like it.
         return self._random.choice(found) if name == "agent" else found[0]
 
@@ -207,6 +207,14 @@ class Storm:
 
     def _count(self) -> int:
         return sum(1 for _ in self.run.store.list("events/"))
+
+
+def command_of(process: psutil.Process) -> str:
+    """Its command line; nothing if it has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def weights(run: RunDir, step: int) -> dict[str, np.ndarray]:

@@ -88,6 +88,13 @@ def test_exceptions_come_once_and_to_the_named_rank_alone(tmp_path, field, error
     victim.train(30)
 
 
+def test_a_run_that_goes_on_at_its_last_step_suffers_what_is_due_there(tmp_path):
+    rank = Rank(tmp_path, raise_rank=0, at_step=20, during=FaultPhase.exporting)
+    rank.channel.say("event", event="restored", details={"step": 20, "broken": []})
+    with pytest.raises(ConnectionError, match="at step 20"):
+        rank.channel.say("progress", phase="exporting")
+
+
 def test_a_straggler_takes_longer_for_every_step(tmp_path, monkeypatch):
     slept = []
     monkeypatch.setattr("trainer.faults.time.sleep", slept.append)
