@@ -19,6 +19,12 @@ def name_of_list(trainer: TrainerSpec) -> str:
     return "trainer.phases" if trainer.phases is not None or not _loads_weights(trainer) else "trainer.fine_tuning"
 
 
+def rate_key(trainer: TrainerSpec, number: int) -> str:
+    """The key of the learning rate of a phase, counted from 0."""
+    is_listed = trainer.phases is not None or phases_of(trainer) is trainer.fine_tuning
+    return f"{name_of_list(trainer)}.{number}.learning_rate" if is_listed else "trainer.optimizer.learning_rate"
+
+
 def phases_of(trainer: TrainerSpec) -> list[PhaseSpec]:
     """The phases in use: those that were asked for; else, on loaded weights, those of fine-tuning; else a single one.
 

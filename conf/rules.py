@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any
 
-from conf import augment_rules, families, fault_rules, judge_rules, micro_batch, phases
+from conf import augment_rules, families, fault_rules, judge_rules, look_rules, micro_batch, phases, search_rules
 from conf.errors import BadSpec, Problem
 from conf.schema import (
     Accelerator,
@@ -36,6 +36,7 @@ def check(job: JobSpec) -> None:
     problems = [*_names(job), *_positive(job), *_data(job.data), *_lengths(job.trainer), *_batches(job)]
     problems += [*_fewest(job), *_shares(job), *micro_batch.problems(job)]
     problems += [*_compiled(job.trainer), *_places(job), *_cluster(job.cluster), *fault_rules.problems(job)]
+    problems += [*search_rules.problems(job), *look_rules.problems(job)]
     if problems:
         raise BadSpec(problems)
 

@@ -16,6 +16,8 @@ class Verb(Enum):
     prepare = "write the data as TFRecords and stop"
     inspect = "show a prepared set: a table, and its images as contact sheets"
     benchmark = "measure whether the input or the model limits the job"
+    find_lr = "try learning rates from small to large for some steps, and suggest one"
+    sweep = "train with every combination of the values that some keys are given, or with random ones; or -m"
     evaluate = "measure the newest checkpoint of run_id on a split"
     export = "write the newest checkpoint of run_id as a SavedModel"
     checkpoints = "list, verify, prune or export the checkpoints of run_id"
@@ -157,6 +159,13 @@ class FaultPhase(Enum):
     evaluating = "in the first evaluation at or behind fault.at_step"
     saving = "in the first save at or behind fault.at_step: all files are written, their manifest is not"
     exporting = "while the trained model is exported"
+
+
+class SweepKind(Enum):
+    """How the trials of a sweep are chosen."""
+
+    grid = "every combination of the values"
+    random = "values drawn at random, sweep.trials times"
 
 
 class SubmitKind(Enum):
@@ -327,6 +336,19 @@ class Loss(Enum):
 
 
 @dataclass
+class LooksSpec:
+    """What TensorBoard shows of a training beside its curves. Off, nothing of it is computed. A run may change it."""
+
+    histograms: int = 0  # of each weight and its gradient, at every so many points on the curves; 0: never
+    norms: int = 0  # of each weight and its gradient, and of all gradients together; the same
+    images: int = 0  # of the step at such a point, as the model sees them; the same
+    num_images: int = 16  # so many of them
+    times: bool = False  # where a step's time goes: input, computing, other replicas, checkpoints, evaluations
+    memory: bool = False  # of the host and, in use and at most, of each GPU
+    hparams: list[str] = field(default_factory=list)  # keys, or parts such as trainer.optimizer, beside the results
+
+
+@dataclass
 class TrainerSpec:
     """What is learnt and how. Nothing here depends on the cluster."""
 
@@ -367,6 +389,8 @@ class TrainerSpec:
     class_weights: Any = None  # null | balanced | {class: weight, ...}; classes that are not named weigh 1
     on_blow_up: OnBlowUp = OnBlowUp.stop  # where a loss or the norm of a gradient is not finite
     max_blow_ups: int = 3  # batches that are left out before it stops all the same
+    tensorboard: LooksSpec = field(default_factory=LooksSpec)
+    profile: list[int] | None = None  # [first, last]: the steps between them, traced for TensorBoard's profiler
     deterministic: bool = False  # same bits in every run on CPUs, at some cost
     evaluate_at_end: bool = True  # the test split (else validation), into report/metrics.json
     export_at_end: bool = True  # a SavedModel into export/saved_model
@@ -447,6 +471,27 @@ class BenchmarkSpec:
 
 
 @dataclass
+class FindLrSpec:
+    """What job=find_lr tries. Rates are those of the optimizer's key; the rates of groups move in proportion."""
+
+    low: float = 1e-6  # the first step's rate
+    high: float = 10.0  # the last one's; the test ends before it where the loss blows up
+    steps: int = 100  # from one to the other, by equal factors
+    phase: int = 1  # whose part of the model and optimizer are tried, counted from 1, on the weights before training
+
+
+@dataclass
+class SweepSpec:
+    """How job=sweep tries values. Which values: in Hydra's words, such as key=1,2 or key=interval(0.1,1)."""
+
+    kind: SweepKind = SweepKind.grid
+    trials: int | None = None  # of a random sweep
+    seed: int = 0  # of the draws; the training's own is `seed`
+    metric: str = "validation_accuracy"  # or validation_loss, of which less is better: what the table is sorted by
+    at_once: int | None = None  # most trials at a time; null: as many as the cluster's resources hold
+
+
+@dataclass
 class CheckpointsSpec:
     """What job=checkpoints does beside listing them."""
 
@@ -479,5 +524,7 @@ class JobSpec:
     fault: FaultSpec = field(default_factory=FaultSpec)
     inspect: InspectSpec = field(default_factory=InspectSpec)
     benchmark: BenchmarkSpec = field(default_factory=BenchmarkSpec)
+    find_lr: FindLrSpec = field(default_factory=FindLrSpec)
+    sweep: SweepSpec = field(default_factory=SweepSpec)
     checkpoints: CheckpointsSpec = field(default_factory=CheckpointsSpec)
     tensorboard: TensorboardSpec = field(default_factory=TensorboardSpec)

@@ -20,6 +20,7 @@ def run(words: Sequence[str]) -> int:
     """Do what the words ask for; the exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
+        words = ["job=sweep" if word in flags.SWEEP else word for word in words]
         if any(word.startswith("-") for word in words):
             return flags.answer(list(words))
         asked = compose(words)

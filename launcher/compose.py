@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -22,6 +23,7 @@ import conf
 from conf.errors import BadSpec, Problem
 from conf.register import register
 from conf.schema import JobSpec
+from launcher import axes
 
 GROUPS = ("data", "trainer", "cluster", "storage", "submit", "experiment")
 #: Below this anything may stand: each model family has its own.
@@ -59,11 +61,17 @@ class Asked:
     touched: frozenset[str]
     #: The groups and keys as they were typed, dotted.
     typed: frozenset[str]
+    #: The words themselves.
+    words: tuple[str, ...] = ()
 
 
 def compose(words: Sequence[str]) -> Asked:
     """The job that `words` (group=option, key=value) ask for, over the defaults of conf/config.yaml."""
     register()
+    asked = tuple(words)
+    if axes.SWEEP in words:
+        words, varied = axes.split(words)
+        words += [f"{axis.key}={axis.first}" for axis in varied]
     words = [_literal(word) for word in words]
     keys = [_key(word) for word in words]
     problems = [problem for word, key in zip(words, keys, strict=True) for problem in _key_problems(word, key)]
@@ -77,7 +85,12 @@ def compose(words: Sequence[str]) -> Asked:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise _explain(error, words) from error
     assert isinstance(job, JobSpec)
-    return Asked(job, touched_parts(keys), frozenset(keys))
+    return Asked(job, touched_parts(keys), frozenset(keys), asked)
+
+
+def takes_whole_numbers(key: str) -> bool:
+    """Whether a key of the schema is a number without a fraction."""
+    return key in known_keys() and int in _types(_hint(key))
 
 
 def touched_parts(keys: Sequence[str]) -> frozenset[str]:
@@ -187,7 +200,7 @@ def _hint(key: str) -> Any:
 
 
 def _types(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) or (hint,)
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def _fits(value: str, hint: Any) -> bool:

@@ -137,7 +137,7 @@ def resolved(job: JobSpec, placement: Placement) -> JobSpec:
 
 def needs_data(job: JobSpec) -> bool:
     """Whether the job reads examples that are not prepared yet."""
-    return job.job in (Verb.train, Verb.prepare, Verb.benchmark) and not is_prepared(data_url(job))
+    return job.job in (Verb.train, Verb.prepare, Verb.benchmark, Verb.find_lr) and not is_prepared(data_url(job))
 
 
 def next_attempt(run_dir: RunDir) -> int:

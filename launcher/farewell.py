@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from conf.schema import JobSpec, StorageSpec
@@ -52,6 +53,12 @@ def command(job: JobSpec, *words: str) -> str:
     return " ".join([_program(), *map(shlex.quote, said)])
 
 
+def typed_again(words: Sequence[str], but: Sequence[str], *more: str) -> str:
+    """The command line once more, without the words of the keys and parts in `but`, and with some more words."""
+    kept = [word for word in words if word.lstrip("+").partition("=")[0].split(".")[0] not in but]
+    return " ".join([_program(), *map(shlex.quote, [*kept, *more])])
+
+
 def _program() -> str:
     """How this program was started, to be typed again in the same folder."""
     typed = sys.argv[0]
@@ -71,13 +78,14 @@ def _places(run_dir: RunDir) -> list[str]:
 
 def _next(job: JobSpec) -> list[str]:
     return [
-        f"curves:         {_curves(job)}",
+        f"curves:         {curves(job)}",
         f"measure again:  {command(job, 'job=evaluate')}",
         f"resume:         {command(job)}  (after an interruption)",
     ]
 
 
-def _curves(job: JobSpec) -> str:
+def curves(job: JobSpec) -> str:
+    """What to type to see the curves of all runs."""
     if "://" in job.storage.root:
         return command(job, "job=tensorboard")
     return f"{tool('tensorboard')} --logdir {shlex.quote(job.storage.root)}"

@@ -18,7 +18,7 @@ from storage.run_dir import MICRO_BATCH, RunDir, probe_name
 from storage.store import NotStored
 
 #: Verbs that take steps of a training.
-STEPPING = (Verb.train, Verb.benchmark)
+STEPPING = (Verb.train, Verb.benchmark, Verb.find_lr)
 
 
 class Fitting:

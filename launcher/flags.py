@@ -11,6 +11,8 @@ from conf.exit_codes import BAD_SPEC, DONE
 from conf.register import register
 from launcher.console import show
 
+#: Hydra's flags that say the same as job=sweep.
+SWEEP = ("-m", "--multirun")
 OURS = "--help -h --hydra-help --version --cfg -c --info -i --resolve --package -p"
 
 
@@ -19,7 +21,7 @@ def answer(words: list[str]) -> int:
     known = OURS.split()
     for word in words:
         if word.startswith("-") and word.partition("=")[0] not in known:
-            raise BadSpec.of("command line", word, "there is no such flag", f"known: {', '.join(known)}")
+            raise BadSpec.of("command line", word, "there is no such flag", f"known: {', '.join([*SWEEP, *known])}")
     if "--version" in words:
         show(f"convoy {_version()}")
         return DONE

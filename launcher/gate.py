@@ -14,7 +14,7 @@ from conf.errors import BadSpec
 from conf.schema import ClusterSpec
 from launcher.child import ROOT
 from launcher.machine import this_machine
-from launcher.placement import Placement, place, ray_cpus, shape
+from launcher.placement import Host, Placement, place, ray_cpus, shape
 from launcher.reach import check_answers
 
 if TYPE_CHECKING:
@@ -63,6 +63,17 @@ def connected(cluster: ClusterSpec, tell: Callable[[str], None] = lambda _: None
     connect = importlib.import_module("launcher.connect")
     with connect.running_ray(cluster.address):
         yield place(cluster, connect.hosts(), own_ray=False)
+
+
+def hosts_of(cluster: ClusterSpec) -> list[Host]:
+    """This machine, or the hosts of the running cluster at `cluster.address`."""
+    if cluster.address is None:
+        return [this_machine()]
+    refuse_at_once(cluster)
+    quiet()
+    connect = importlib.import_module("launcher.connect")
+    with connect.running_ray(cluster.address):
+        return list(connect.hosts())
 
 
 @contextlib.contextmanager

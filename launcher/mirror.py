@@ -13,6 +13,8 @@ from storage.run_dir import TENSORBOARD
 from storage.store import Store, open_store
 
 RUNS_AT_ONCE = 8
+#: Below it lie the traces of TensorBoard's profiler.
+PROFILES = "plugins/profile/"
 FILE = "events.out.tfevents.0000000000.all"
 
 
@@ -38,11 +40,22 @@ class Mirror:
             curve, _, name = stored.name.removeprefix(prefix).rpartition("/")
             # Of one run a single folder, of several one each.
             place = checked_name(str(self._folder), "/".join(filter(None, ("" if self._run_id else run_id, curve))))
-            if "tfevents" in name and name > self._last.get(place, ""):
+            if PROFILES in f"{curve}/":
+                count += self._fetch(place, name, stored.name)
+            elif "tfevents" in name and name > self._last.get(place, ""):
                 self._append(place, self._store.get(stored.name))
                 self._last[place] = name
                 count += 1
         return count
+
+    def _fetch(self, place: str, name: str, stored: str) -> int:
+        """A trace for the profiler, which is written once."""
+        path = self._folder / checked_name(str(self._folder), f"{place}/{name}")
+        if path.exists():
+            return 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self._store.get(stored))
+        return 1
 
     def _append(self, place: str, data: bytes) -> None:
         path = self._folder / place / FILE

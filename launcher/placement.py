@@ -59,6 +59,16 @@ def place(cluster: ClusterSpec, hosts: Sequence[Host], own_ray: bool) -> Placeme
     return _placement(cluster, gpus)
 
 
+def room(cluster: ClusterSpec, placement: Placement, hosts: Sequence[Host]) -> int:
+    """How many such jobs, placed alike, the hosts hold at a time; 1 where a single one is more than there are cores."""
+    cpus, gpus = cluster.cpus_per_worker, placement.gpus
+    if gpus:
+        workers = sum(min(host.gpus // gpus, int(host.cpus / cpus) if cpus else host.gpus) for host in hosts)
+    else:
+        workers = sum(int(host.cpus / cpus) for host in hosts)
+    return max(workers // placement.num_workers, 1)
+
+
 def fewest(cluster: ClusterSpec) -> int:
     """The number of workers without which the job cannot run."""
     return cluster.min_workers or cluster.workers

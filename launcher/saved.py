@@ -15,6 +15,8 @@ from storage.store import NotStored, StoreError
 
 #: What decides the learning. It is frozen when the run begins.
 FROZEN = ("data", "trainer", "seed")
+#: What is only looked at, whatever the run began with.
+LOOKS = ("trainer.tensorboard", "trainer.profile")
 #: The object of a checkpoint that is written last.
 WHOLE = "/manifest.json"
 #: Where and how it runs. It may change from one attempt to the next.
@@ -151,6 +153,8 @@ def _all_differences(saved: JobSpec, job: JobSpec) -> Iterator[Problem]:
 
 
 def _differences(name: str, saved: Any, asked: Any, run_id: str | None) -> Iterator[Problem]:
+    if name in LOOKS:
+        return
     if dataclasses.is_dataclass(saved) and type(saved) is type(asked):
         for key in (field.name for field in dataclasses.fields(saved)):
             yield from _differences(f"{name}.{key}", getattr(saved, key), getattr(asked, key), run_id)

@@ -7,7 +7,8 @@ micro_batch.json                      the micro-batch of trainer.micro_batch=aut
 attempts/NN/{job.yaml,rank_R.log,rank_R.stacks}; in a far store rank_R.log.part-* while the worker runs
 attempts/NN/micro_batch_R.json        what trainer.probe found for a worker
 checkpoints/step_XXXXXXXX/            trainer/checkpoints.py knows what is in there
-tensorboard/  report/{metrics,goodput,benchmark,blow_ups}.json  export/saved_model/
+tensorboard/  report/{metrics,goodput,benchmark,blow_ups,find_lr}.json  report/find_lr.png  export/saved_model/
+sweep.json  trials/NNN.log  report/sweep.{json,csv}   of a sweep, whose trials are runs of their own
 """
 
 import contextlib
@@ -39,6 +40,11 @@ METRICS = "report/metrics.json"
 BLOW_UPS = "report/blow_ups.json"
 GOODPUT = "report/goodput.json"
 BENCHMARK = "report/benchmark.json"
+FIND_LR = "report/find_lr.json"
+FIND_LR_PLOT = "report/find_lr.png"
+SWEEP = "sweep.json"
+SWEEP_REPORT = "report/sweep.json"
+SWEEP_TABLE = "report/sweep.csv"
 SAVED_MODEL = "export/saved_model"
 KERAS_FILES = {"keras": "export/model.keras", "weights_h5": "export/model.weights.h5"}
 

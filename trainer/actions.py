@@ -51,7 +51,8 @@ class ProgressReport:
     def __call__(self, progress: Progress) -> None:
         """Say where the training stands."""
         pace = self._session.step.pace
-        self._session.ledger.trained(progress.step, progress.loop_s, pace.waited_s)
+        own_s = pace.own_s if self._session.step.clock.runs else None
+        self._session.ledger.trained(progress.step, progress.loop_s, pace.waited_s, own_s)
         self._own_s += pace.own_s
         if self._first:
             # The first call traces and compiles: it says nothing about the speed.
@@ -249,12 +250,17 @@ def open_curves(session: Session, run: RunDir, split: str, from_step: int) -> Cu
     """The chief's curves of `split`, going on from `from_step`; the resolved job as text beside them."""
     if not session.topology.is_chief:
         return None
-    folder = f"{names.TENSORBOARD}/{split}"
-    is_near = run.store.local_path(folder) is not None
-    curves = Curves(run.local(folder) if is_near else FarEvents(run.store, folder), from_step)
+    curves = curves_in(run, split, from_step)
     if split == "train" and from_step == 0:
         curves.text("job", "".join(f"    {line}\n" for line in dump_job(session.job).splitlines()))
     return curves
+
+
+def curves_in(run: RunDir, name: str, from_step: int) -> Curves:
+    """Curves in a folder of the run's own, going on from `from_step`."""
+    folder = f"{names.TENSORBOARD}/{name}"
+    is_near = run.store.local_path(folder) is not None
+    return Curves(run.local(folder) if is_near else FarEvents(run.store, folder), from_step)
 
 
 def every(session: Session, log_points: TrainingCurves, evaluation: Evaluation | None, saving: Saving) -> list[Every]:

@@ -43,6 +43,10 @@ class Curves:
         tensor = tensor_util.make_tensor_proto([words])
         self._add(0, [summary_pb2.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)])
 
+    def write(self, step: int, summary: summary_pb2.Summary) -> None:
+        """What a plugin of TensorBoard has put together."""
+        self._add(step, list(summary.value))
+
     def flush(self) -> None:
         """Put what was drawn on the disk, or begin to upload it; see `wait`."""
         self._writer.flush()

@@ -20,6 +20,7 @@ class Ledger:
         self._begun = clock()
         self._trained: float | None = None  # when the first call of the loop began
         self._spent = dict.fromkeys(MEASURED, 0.0)
+        self._step_parts = dict.fromkeys(("compute", "reduce", "steps"), 0.0)
         self._before = 0.0  # of what was spent, before the first call
         self._from_step = self._first_steps = self._step = 0
 
@@ -27,8 +28,11 @@ class Ledger:
         """The training goes on from this step."""
         self._from_step = self._step = step
 
-    def trained(self, step: int, seconds: float, waited_s: float) -> None:
-        """A call of the compiled loop ended at `step`; for `waited_s` of its `seconds` there was no batch."""
+    def trained(self, step: int, seconds: float, waited_s: float, own_s: float | None = None) -> None:
+        """A call of the compiled loop ended at `step`; for `waited_s` of its `seconds` there was no batch.
+
+        `own_s` went by until this worker's own gradients were there (waiting included), where that was measured.
+        """
         if self._trained is None:
             self._trained = self._clock() - seconds
             self._before = sum(self._spent.values())
@@ -38,6 +42,10 @@ class Ledger:
             waited = min(max(waited_s, 0.0), seconds)
             self._spent["training"] += seconds - waited
             self._spent["input_wait"] += waited
+            own = seconds if own_s is None else min(max(own_s, waited), seconds)
+            self._step_parts["compute"] += own - waited
+            self._step_parts["reduce"] += seconds - own
+            self._step_parts["steps"] += step - self._step
         self._step = step
 
     @contextlib.contextmanager
@@ -48,6 +56,13 @@ class Ledger:
             yield
         finally:
             self._spent[part] += self._clock() - begun
+
+    def parts(self) -> dict[str, float]:
+        """Seconds so far, the first call of the loop left out, and the `steps` they went by in.
+
+        `compute` is until own gradients were there, `reduce` what comes after: other workers, and the update.
+        """
+        return self._step_parts | {name: self._spent[name] for name in ("input_wait", "checkpoint", "evaluation")}
 
     def told(self) -> dict[str, float]:
         """Seconds by part until now, which add up to the whole, and the steps `from_step`, `first_steps`, `step`."""

@@ -2,13 +2,14 @@
 
 import hashlib
 import platform
+from dataclasses import replace
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from conf.files import dump_job
-from conf.schema import JobSpec
+from conf.schema import JobSpec, LooksSpec
 
 
 def versions() -> dict[str, str]:
@@ -19,5 +20,6 @@ def versions() -> dict[str, str]:
 
 def learning_digest(job: JobSpec) -> str:
     """sha256 of what decides the learning: data, trainer and seed; the same on any cluster."""
-    learning = JobSpec(data=job.data, trainer=job.trainer, seed=job.seed)
+    trainer = replace(job.trainer, tensorboard=LooksSpec(), profile=None)
+    learning = JobSpec(data=job.data, trainer=trainer, seed=job.seed)
     return hashlib.sha256(dump_job(learning).encode()).hexdigest()

@@ -27,6 +27,7 @@ from trainer.averages import WeightAverages
 from trainer.batch_norm import averaging, batch_norms, statistics_of
 from trainer.channel import Channel
 from trainer.evaluation.evaluator import Counts, Evaluator
+from trainer.glance import Glance
 from trainer.judges import Judges
 from trainer.lanes import num_lanes
 from trainer.ledger import Ledger
@@ -104,6 +105,7 @@ class Session:
         averages = self.averages
         if averages:
             averages.follow([*self.model.trainable_variables, *statistics])
+        self.glance = self._new_glance()
         self.step = TrainingStep(
             self.strategy,
             self.model,
@@ -118,9 +120,20 @@ class Session:
             Clock(runs=not trainer.deterministic),
             self.segmented,
             trainer.compile is Compile.xla,
+            self.glance,
         )
         averaged = averages.averages_of(statistics) if averages else []
         self.average_batch_norm = averaging(self.strategy, self.model, averaged)
+
+    def _new_glance(self) -> Glance | None:
+        """What keeps gradients and images of each step where TensorBoard shows some."""
+        looks = self.job.trainer.tensorboard
+        variables = self.model.trainable_variables if looks.histograms or looks.norms else []
+        num_images = min(looks.num_images, self.shape.replica_batch_size) if looks.images else 0
+        side = self.image_size
+        if not variables and not num_images:
+            return None
+        return Glance(variables, num_images, (side, side, self.job.data.channels))
 
     def change_phase(self, number: int) -> None:
         """Go over to a later phase: freeze and thaw, other optimizers, a new step. Every worker, at the same step."""

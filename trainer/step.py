@@ -17,6 +17,7 @@ from conf.schema import OptimizerSpec
 from trainer.averages import WeightAverages
 from trainer.blown import NOT_BLOWN, Blown, first_blown, vital_signs
 from trainer.clipping import clipped
+from trainer.glance import Glance
 from trainer.model_parts import is_partly_frozen
 from trainer.objective import Objective, main_labels
 from trainer.pace import Clock, Pace
@@ -58,11 +59,12 @@ class TrainingStep:
         clock: Clock | None = None,
         segmented: SegmentedModel | None = None,
         xla: bool = False,
+        glance: Glance | None = None,
     ):
         self.strategy, self.model, self.optimizer, self.objective = strategy, model, optimizer, objective
         self.clipping, self.micro_batches, self.unroll, self.loss_scale = clipping, micro_batches, unroll, loss_scale
         self.lanes, self._is_partly_frozen, self._averages = lanes, is_partly_frozen(model), averages
-        self._segmented = segmented
+        self._segmented, self._glance = segmented, glance
         self.clock, self.xla = clock or Clock(), xla
         self.pace = Pace(0.0, 0.0)  # of the last call of the compiled loop, on this worker
         self.blown: Blown | None = None  # the first of its steps that blew up, if one did
@@ -165,6 +167,9 @@ class TrainingStep:
             replica = tf.distribute.get_replica_context()
             every = [*gradients, loss]
             *gradients, loss = replica.all_reduce(tf.distribute.ReduceOp.SUM, every, options=reduction_options())
+        if self._glance is not None:
+            scale = 1.0 if self.loss_scale is None else self.loss_scale.scale
+            self._glance.see(batch, [gradient / scale for gradient in gradients])
         return gradients, loss, own
 
     def _accumulate(self, batch: Batch) -> Sums:

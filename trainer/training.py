@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from conf import exit_codes
 from conf.errors import BadSpec
-from conf.schema import KerasFormat, Verb
+from conf.schema import KerasFormat, LooksSpec, Verb
 from storage import run_dir as names
 from storage.run_dir import RunDir
 from trainer import actions, blow_ups, pretrained
@@ -20,9 +20,13 @@ from trainer.checkpoints import CheckpointWriter, list_checkpoints, load, newest
 from trainer.curves import Curves
 from trainer.evaluation import report
 from trainer.export import saved_model
-from trainer.loop import Progress, run_loop
+from trainer.find_lr import find_lr
+from trainer.hparams import HParams
+from trainer.looks import Looks
+from trainer.loop import Every, Progress, run_loop
 from trainer.models.constants import refresh
 from trainer.parts import Batch
+from trainer.profile import Profile
 from trainer.retention import Retention
 from trainer.session import Session
 from trainer.step import compile_step
@@ -43,6 +47,9 @@ def train(session: Session, run: RunDir, attempt: int) -> int:
     session.ledger.began(progress.step)
     if session.step.xla and not session.topology.on_gpu and session.topology.is_chief:
         session.channel.say("event", event="xla_on_cpu", details={"words": [SLOW_ON_CPU]})
+    results = hparams(session, run)
+    if results:
+        results.begin(progress.step)
     split = session.validation_split()
     refuse_blind_judges(session, split)
     train_curves = actions.open_curves(session, run, "train", progress.step)
@@ -54,8 +61,12 @@ def train(session: Session, run: RunDir, attempt: int) -> int:
         for curves in (validation_curves, train_curves):
             if curves:
                 stack.callback(curves.close)
+        profile = profile_of(session, run)
+        if profile:
+            progress.ends = (*progress.ends, *profile.ends())
+            stack.callback(profile.close)
         try:
-            _run(session, progress, split, train_curves, validation_curves, writer)
+            _run(session, progress, split, train_curves, validation_curves, writer, profile)
         except blow_ups.BlowUp as found:
             raise after_blow_up(session, run, progress, found, writer) from found
     if not progress.is_over:
@@ -180,9 +191,26 @@ def finish(session: Session, run: RunDir, step: int, metrics: dict[str, float], 
     if trainer.evaluate_at_end and split:
         with session.ledger.spending("evaluation"):
             metrics = metrics | evaluate(session, run, step, split)
+    if results := hparams(session, run):
+        results.end(step, metrics)
     if trainer.export_at_end and session.topology.is_chief:
         export(session, run, split or "train")
     session.channel.say("result", step=step, metrics=metrics, reason=reason, spent=session.ledger.told())
+
+
+def profile_of(session: Session, run: RunDir) -> Profile | None:
+    """The trace that the job asks for. All workers end their calls at the same steps; the chief traces them."""
+    steps = session.job.trainer.profile
+    if steps is None:
+        return None
+    first, last = steps
+    return Profile(first, last, run if session.topology.is_chief else None, session.channel)
+
+
+def hparams(session: Session, run: RunDir) -> HParams | None:
+    """The chief's writer of hyperparameters and results, where the job asks for them."""
+    is_wanted = session.job.trainer.tensorboard.hparams and session.topology.is_chief
+    return HParams(session.job, run) if is_wanted else None
 
 
 def evaluate(session: Session, run: RunDir, step: int, split: str) -> dict[str, float]:
@@ -241,6 +269,8 @@ def run_task(session: Session, run: RunDir, attempt: int) -> int:
         return train(session, run, attempt)
     if verb is Verb.benchmark:
         return benchmark(session, run)
+    if verb is Verb.find_lr:
+        return find_lr(session, run)
     progress = Progress(session.lengths.steps, session.lengths.steps_per_epoch)
     step = restore(session, run, progress)
     if progress.is_over:
@@ -264,10 +294,13 @@ def _run(
     train_curves: Curves | None,
     validation_curves: Curves | None,
     writer: CheckpointWriter | None,
+    profile: Profile | None = None,
 ) -> None:
     evaluation = actions.Evaluation(session, split, validation_curves) if split else None
     saving = actions.Saving(session, writer, filter(None, (train_curves, validation_curves)))
     due = actions.every(session, actions.TrainingCurves(session, train_curves), evaluation, saving)
+    if train_curves and session.job.trainer.tensorboard != LooksSpec():
+        due.insert(0, Every(session.job.trainer.log_every_steps, Looks(session, train_curves)))
     run = compile_step(session.step)
 
     def run_steps(batches: Iterator[Batch], num_steps: int, stop: bool) -> tf.Tensor:
@@ -289,7 +322,7 @@ def _run(
 
     if not progress.is_over:
         run_loop(
-            run_steps,
+            profile.around(run_steps, progress) if profile else run_steps,
             session.training_batches(progress.step),
             progress,
             session.job.trainer.steps_per_loop,

@@ -32,6 +32,7 @@ from trainer.channel import Channel, open_channel, stop_on_signals
 from trainer.checkpoints import newest_state
 from trainer.failures import kind_of, sentence_of
 from trainer.faults import with_faults
+from trainer.find_lr import rate_test
 from trainer.memory import watch
 from trainer.session import Session
 from trainer.topology import find_topology
@@ -74,7 +75,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--job", required=True, help="URL of the job.yaml in a run directory")
     parser.add_argument("--attempt", type=int, default=0, help="which try of the job this is")
-    tasks = ["train", "benchmark", "evaluate", "export", "checkpoints"]
+    tasks = ["train", "benchmark", "find_lr", "evaluate", "export", "checkpoints"]
     parser.add_argument("--task", choices=tasks, help="instead of what the job says")
     return parser.parse_args(argv)
 
@@ -85,6 +86,8 @@ def work(arguments: argparse.Namespace, run: RunDir, channel: Channel) -> int:
     if arguments.task:
         job.job = Verb[arguments.task]
     rules.check(job)
+    if job.job is Verb.find_lr:
+        job = rate_test(job)
     channel.say("event", event="worker_started", details={"pid": os.getpid(), "host": socket.gethostname()})
     told = with_faults(channel, run, job.fault, rank_of(os.environ))
     told.say("progress", phase="starting")

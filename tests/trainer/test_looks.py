@@ -1,0 +1,244 @@
+"""What TensorBoard shows beside the curves: against NumPy on the checkpointed weights, and the same after a resume."""
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
+from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+from conf.data_url import data_url
+from conf.files import dump_job
+from conf.schema import AugmentSpec, JobSpec, LooksSpec, ModelSpec, OptimizerSpec, StorageSpec, StoreKind
+from data_pipeline.manifest import load_manifest
+from data_pipeline.order import BatchShape
+from data_pipeline.pipeline import training_dataset
+from data_pipeline.prepare import prepare
+from launcher.mirror import Mirror
+from storage.run_dir import RunDir
+from storage.store import open_store
+from tests.storage.gcs_server import BUCKET, running_gcs_server
+from tests.trainer.test_worker_runs import ROOT, job
+from trainer.checkpoints import load
+from trainer.ledger import Ledger
+from trainer.profile import STEP
+
+SEVERAL = "import sys; from trainer.worker import main; sys.exit(max([main(['--job', url]) for url in sys.argv[1:]]))"
+FAR = f"gs://{BUCKET}/runs"
+RATE, BATCH, STEPS = 0.1, 64, 12
+LOOKS = LooksSpec(norms=1, histograms=2, images=2, num_images=5, times=True, memory=True, hparams=["trainer.optimizer"])
+
+
+def looked_at(root: Path, run_id: str, steps: int = STEPS, looks: LooksSpec = LOOKS) -> JobSpec:
+    """Points at the steps 2, 4, ..., and a checkpoint of every step."""
+    settings = {"log_every_steps": 2, "checkpoint_every_steps": 1, "keep_checkpoints": 99, "steps_per_loop": 3}
+    asked = job(root, run_id, steps=steps, evaluate_at_end=False, **settings)
+    asked.trainer.optimizer = OptimizerSpec("sgd", RATE, momentum=0.0, clip_norm=0.05)
+    asked.trainer.accumulation_steps, asked.trainer.tensorboard = 2, looks
+    asked.trainer.model = ModelSpec(dropout=0.25, options={"batch_norm": True})
+    asked.data.augment = AugmentSpec(pad_crop=1)
+    asked.trainer.profile = [6, 8] if run_id in ("whole", "far") else None
+    return asked
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory) -> Iterator[None]:
+    """A GCS server that this process and its children find."""
+    with running_gcs_server(tmp_path_factory.mktemp("gcs")) as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", url)
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, bucket) -> Path:
+    """The same run whole, in two attempts, without anything to look at, and in a bucket: one after the other.
+
+    In one process on one core, where nothing of TensorFlow is set up differently for each.
+    """
+    folder = tmp_path_factory.mktemp("looks")
+    prepare(job(folder, "prepare"))
+    attempts = [("whole", STEPS, LOOKS), ("in-two", 4, LOOKS), ("in-two", STEPS, LOOKS), ("plain", STEPS, LooksSpec())]
+    attempts += [("far", 4, LOOKS), ("far", STEPS, LOOKS)]
+    urls = []
+    for number, (run_id, steps, looks) in enumerate(attempts):
+        asked = looked_at(folder, run_id, steps, looks)
+        if run_id == "far":
+            asked.storage = StorageSpec(StoreKind.gcs, FAR)
+        urls.append(f"{asked.storage.root}/{run_id}/attempts/{number:02d}/job.yaml")
+        place, _, name = urls[-1].rpartition("/")
+        open_store(place).put(name, dump_job(asked).encode())
+    done = subprocess.run(
+        [sys.executable, "-c", SEVERAL, *urls],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+        preexec_fn=lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}),
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(root) -> EventAccumulator:
+    return events(root, "whole")
+
+
+def events(root: Path, run_id: str, curve: str = "train") -> EventAccumulator:
+    found = EventAccumulator(str(root / "runs" / run_id / "tensorboard" / curve), {"tensors": 0})
+    found.Reload()
+    return found
+
+
+def points(found: EventAccumulator, tag: str) -> dict[int, np.ndarray]:
+    return {event.step: tensor_util.make_ndarray(event.tensor_proto) for event in found.Tensors(tag)}
+
+
+def tensors(root: Path, run_id: str, step: int = STEPS) -> dict[str, np.ndarray]:
+    return load(RunDir(str(root / "runs"), run_id), step)[0]
+
+
+def weights(root: Path, step: int) -> dict[str, np.ndarray]:
+    kept = tensors(root, "whole", step)
+    found = {name.removeprefix("model/"): value for name, value in kept.items() if name.startswith("model/")}
+    return {name: value for name, value in found.items() if not name.startswith("seed_generator")}
+
+
+def test_norms_are_those_of_the_checkpointed_weights(root, whole):
+    for step in range(2, STEPS + 1, 2):
+        squares = {name: float(np.sum(np.square(w.astype(np.float64)))) for name, w in weights(root, step).items()}
+        assert len(squares) > 8
+        for name, square in squares.items():
+            assert points(whole, f"weight_norm/{name}")[step] == pytest.approx(square**0.5, rel=1e-6)
+        assert points(whole, "weight_norm/all")[step] == pytest.approx(sum(squares.values()) ** 0.5, rel=1e-6)
+
+
+def test_gradients_are_those_of_the_step_before_they_are_clipped(root, whole):
+    for step in (2, 6, 12):
+        before, after = weights(root, step - 1), weights(root, step)
+        tags = [
+            tag for tag in whole.Tags()["tensors"] if tag.startswith("gradient_norm/") and tag != "gradient_norm/all"
+        ]
+        moved = {tag: (before[name] - after[name]) / RATE for tag in tags for name in [tag.partition("/")[2]]}
+        assert len(moved) >= 8
+        whole_norm = float(points(whole, "gradient_norm/all")[step])
+        assert whole_norm > 0.1, "nothing would be clipped"
+        assert np.sqrt(sum(np.sum(np.square(g.astype(np.float64))) for g in moved.values())) == pytest.approx(
+            0.05, 1e-3
+        )
+        for tag, gradient in moved.items():
+            shrunk = float(points(whole, tag)[step]) * 0.05 / whole_norm
+            assert shrunk == pytest.approx(np.linalg.norm(gradient.astype(np.float64)), rel=0.01, abs=1e-5)
+
+
+def test_histograms_count_every_element_where_it_lies(root, whole):
+    for name, array in weights(root, 8).items():
+        buckets = points(whole, f"weights/{name}")[8]
+        assert buckets.shape == (30, 3) and buckets[:, 2].sum() == array.size
+        np.testing.assert_array_equal(buckets[1:, 0], buckets[:-1, 1])
+        if np.ptp(array) == 0:
+            continue
+        values = np.sort(array.astype(np.float64).reshape(-1))
+        assert buckets[0, 0] == values[0] and buckets[-1, 1] == values[-1]
+        below = np.searchsorted(values, buckets[:, 1], side="left")
+        below[-1] = array.size
+        assert np.abs(np.cumsum(buckets[:, 2]) - below).max() <= 1  # an edge falls on an element
+    assert sorted(points(whole, "weights/" + name)) == [4, 8, 12]
+    gradients = [tag for tag in whole.Tags()["tensors"] if tag.startswith("gradients/")]
+    assert len(gradients) >= 8 and all(points(whole, tag)[12][:, 2].sum() > 0 for tag in gradients)
+
+
+def test_images_are_the_augmented_ones_of_the_step(root, whole):
+    asked = looked_at(root, "whole")
+    shape, manifest = BatchShape(BATCH, 2), load_manifest(data_url(asked))
+    for step in (4, 12):
+        dataset = training_dataset(manifest, asked.data, asked.seed, shape, range(1), 8, step - 1, lambda _: None)
+        fed = next(iter(dataset))["image"].numpy()[:5]
+        strings = points(whole, "images")[step]
+        assert [int(text) for text in strings[:2]] == [8, 8] and len(strings) == 7
+        shown = np.stack([np.asarray(Image.open(io.BytesIO(png)))[..., None] for png in strings[2:]])
+        np.testing.assert_allclose(shown, fed, atol=0.51)
+        assert fed.std() > 30
+    plain = looked_at(root, "whole").data
+    plain.augment = AugmentSpec()
+    dataset = training_dataset(manifest, plain, asked.seed, shape, range(1), 8, 11, lambda _: None)
+    assert not np.allclose(next(iter(dataset))["image"].numpy()[:5], shown, atol=0.51)
+
+
+def test_times_and_memory_are_drawn(whole):
+    parts = [
+        points(whole, f"time/{name}_s") for name in ("input_wait", "compute", "reduce", "checkpoint", "evaluation")
+    ]
+    steps = points(whole, "step_time_s")
+    for step in range(4, STEPS + 1, 2):  # the first call of the loop compiles
+        assert all(part[step] >= 0 for part in parts) and parts[1][step] > 0 and parts[3][step] > 0
+        assert sum(float(part[step]) for part in parts) < 3 * float(steps[step]) + 1
+    assert min(points(whole, "memory/host_bytes").values()) > 100e6
+
+
+def test_a_run_that_goes_on_draws_the_same_and_looking_changes_no_bit(root, whole):
+    found = events(root, "in-two")
+    timed = ("time/", "memory/", "examples_per_s", "step_time_s", "job")
+    tags = [tag for tag in whole.Tags()["tensors"] if not tag.startswith(timed)]
+    assert set(tags) <= set(found.Tags()["tensors"]) and len(tags) > 40
+    for tag in tags:
+        assert_same(whole, found, tag)
+    plain = tensors(root, "plain")
+    for run_id in ("whole", "in-two"):
+        kept = tensors(root, run_id)
+        assert [name for name in plain if not np.array_equal(plain[name], kept[name])] == []
+    assert not [tag for tag in events(root, "plain").Tags()["tensors"] if "/" in tag]
+
+
+def assert_same(one: EventAccumulator, other: EventAccumulator, tag: str) -> None:
+    values, others = points(one, tag), points(other, tag)
+    assert values.keys() == others.keys(), tag
+    for step, value in values.items():
+        np.testing.assert_array_equal(value, others[step], err_msg=tag)
+
+
+def test_a_run_in_a_bucket_shows_the_same_across_a_restart(root, whole, tmp_path):
+    mirror = Mirror(FAR, "far", tmp_path)
+    assert mirror.pull() > 4 and mirror.pull() == 0
+    found = EventAccumulator(str(tmp_path / "train"), {"tensors": 0})
+    found.Reload()
+    shown = ("weight_norm/", "gradient_norm/", "weights/", "gradients/", "images", "loss")
+    tags = [tag for tag in whole.Tags()["tensors"] if tag.startswith(shown)]
+    assert len(tags) > 40
+    for tag in tags:
+        assert_same(whole, found, tag)
+    (trace,) = (tmp_path / "plugins" / "profile").glob("*/*.xplane.pb")
+    assert STEP.encode() in trace.read_bytes()
+    assert list((tmp_path / "hparams").iterdir())
+
+
+def test_the_chosen_steps_are_traced_where_tensorboard_looks_for_them(root, whole):
+    (trace,) = (root / "runs" / "whole" / "tensorboard" / "plugins" / "profile").glob("*/*.xplane.pb")
+    space = xplane_pb2.XSpace.FromString(trace.read_bytes())
+    steps = set()
+    for plane in space.planes:
+        for line in plane.lines:
+            for event in line.events:
+                if plane.event_metadata[event.metadata_id].name.startswith(STEP):
+                    numbers = {plane.stat_metadata[stat.metadata_id].name: stat.int64_value for stat in event.stats}
+                    steps.add(numbers["step_num"])
+    assert steps == {6, 7}
+    assert not (root / "runs" / "plain" / "tensorboard" / "plugins").exists()
+
+
+def test_the_parts_of_a_steps_time_add_up():
+    ledger = Ledger(iter(np.arange(100.0)).__next__)
+    ledger.began(0)
+    ledger.trained(2, 50.0, 1.0, 40.0)  # compiles
+    ledger.trained(4, 10.0, 2.0, 7.0)
+    ledger.trained(6, 10.0, 1.0)  # without clocks
+    parts = ledger.parts()
+    assert parts == {"input_wait": 3.0, "compute": 14.0, "reduce": 3.0, "checkpoint": 0, "evaluation": 0, "steps": 4}
