@@ -69,11 +69,14 @@ def compile_bytecode() -> None:
 
 
 def interleave(sides: Mapping[str, Callable[[], Figures]], rounds: int) -> dict[str, list[Figures]]:
-    """Every side once a round, the rounds one after the other. A side that fails is named and left out from then on."""
+    """Every side once a round, every second round in the other direction, so that nobody always comes after the same.
+
+    A side that fails is named and left out from then on.
+    """
     results: dict[str, list[Figures]] = {name: [] for name in sides}
     failed = set()
     for number in range(1, rounds + 1):
-        for name, measure in sides.items():
+        for name, measure in list(sides.items())[:: 1 if number % 2 else -1]:
             if name in failed:
                 continue
             try:

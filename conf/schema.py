@@ -226,7 +226,7 @@ class DataSpec:
     num_examples: int = 1024  # of the synthetic source alone
     num_classes: int = 10  # of the synthetic source alone
     remainder: Remainder = Remainder.drop
-    memory_bytes: int = 268_435_456  # a split whose decoded images fit in is decoded once and kept; 0: never
+    memory_bytes: int = 536_870_912  # a split whose decoded images fit in is decoded once and kept; 0: never
     on_corrupt: BadRecord = BadRecord.stop
     max_corrupt: int = 100  # corrupt records of a split that are skipped before it stops all the same
     shuffle: bool = True  # a new permutation every epoch; false keeps the prepared order

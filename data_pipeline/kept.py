@@ -1,14 +1,17 @@
 """Batches of a set that fits into memory: each image is decoded once, and gathered by number."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from conf.augment_rules import mixes
 from conf.schema import AugmentSpec, DataSpec
-from data_pipeline.augment import augment_batch
+from data_pipeline.augment import augment_batch, change_pixels
 from data_pipeline.augment.mix import mix_neighbours
 from data_pipeline.images import decode, image_of, resize
 from data_pipeline.manifest import Manifest
 from data_pipeline.reader import RecordReader
+from data_pipeline.rows import ShiftedRows, padded_bytes
 from data_pipeline.stored import NUM_CORES, Element, do_not_convert, each_example
 
 _LOADED_AT_ONCE = 512
@@ -31,11 +34,12 @@ def gathered(
 ) -> tf.data.Dataset:
     """Elements from memory, a batch at a time, which for small images is several times faster than one by one."""
     pixels, labels, weights, whole = _load(reader, data.channels, image_size, kept_as, options)
+    images = _images(pixels, augment, data.memory_bytes)
 
     @do_not_convert
     def element(batch: Element) -> Element:
         found = {
-            "image": augment_batch(tf.gather(pixels, batch["example"]), batch["draws"], augment),
+            "image": images(batch["example"], batch["draws"]),
             "label": tf.gather(labels, batch["example"]),
             "mask": batch["mask"] * tf.gather(whole, batch["example"]),
             "weight": tf.gather(weights, batch["example"]),
@@ -44,6 +48,21 @@ def gathered(
         return mix_neighbours(found, batch["draws"], augment) if mixes(augment) else found
 
     return batches.map(element, NUM_CORES)
+
+
+def _images(pixels: tf.Tensor, augment: AugmentSpec, memory_bytes: int) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """What makes the images of a batch out of their numbers and draws: by rows, where that is worth it and fits."""
+    shape = tuple(pixels.shape)
+    shifts = augment.flip or augment.pad_crop
+    if not shifts or padded_bytes(shape, pixels.dtype.size, augment) > memory_bytes:
+        return lambda examples, draws: augment_batch(tf.gather(pixels, examples), draws, augment)
+    rows = ShiftedRows(pixels.numpy(), augment, memory_bytes)
+
+    def shifted(examples: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        (images,) = tf.numpy_function(rows, [examples, draws], [tf.float32], stateful=False)
+        return change_pixels(tf.ensure_shape(images, [*examples.shape, *shape[1:]]), draws, augment)
+
+    return shifted
 
 
 def _load(

@@ -24,14 +24,14 @@ def augment_image(image: tf.Tensor, draws: tf.Tensor, augment: AugmentSpec) -> t
     """One image [height, width, channels], float32, changed after it has its size."""
     image = shift_image(image, draws, augment)
     if changes_pixels(augment):
-        image = _change_pixels(image[None], draws[None], augment)[0]
+        image = change_pixels(image[None], draws[None], augment)[0]
     return image
 
 
 def augment_batch(images: tf.Tensor, draws: tf.Tensor, augment: AugmentSpec) -> tf.Tensor:
     """The same for a batch [n, height, width, channels] of any pixel type; float32."""
     images = tf.cast(shift_batch(images, draws, augment), tf.float32)
-    return _change_pixels(images, draws, augment)
+    return change_pixels(images, draws, augment)
 
 
 def changes_pixels(augment: AugmentSpec) -> bool:
@@ -39,7 +39,8 @@ def changes_pixels(augment: AugmentSpec) -> bool:
     return bool(warps(augment) or augment.randaugment_ops or changes_colour(augment) or augment.erasing)
 
 
-def _change_pixels(images: tf.Tensor, draws: tf.Tensor, augment: AugmentSpec) -> tf.Tensor:
+def change_pixels(images: tf.Tensor, draws: tf.Tensor, augment: AugmentSpec) -> tf.Tensor:
+    """What comes after pixels were moved, for a batch [n, height, width, channels], float32."""
     if warps(augment):
         images = warp(images, draws, augment)
     if augment.randaugment_ops:

@@ -1,0 +1,79 @@
+"""Windows of images that are kept in memory, a row at a time: pad and crop, and flip, without a look at single pixels.
+
+A row of a window lies in one piece in a row of its image, so a batch is gathered as a few thousand pieces instead of a
+hundred thousand pixels. Pure NumPy: the rows overlap, which no tensor can say.
+"""
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
+
+from conf.schema import AugmentSpec
+from data_pipeline.augment.columns import FLIP, PAD_X, PAD_Y
+from data_pipeline.order import Places
+
+Images = NDArray[np.generic]
+_ALIGNMENT = 64  # bytes: TensorFlow takes an array over, instead of copying it, where it begins like a tensor
+
+
+class ShiftedRows:
+    """Images [n, height, width, channels] of a set, cropped out of their reflected border and mirrored as drawn.
+
+    The same pixels as `augment.shift` finds. They are kept with their borders left and right and, where that is no more
+    than `most_bytes`, a second time mirrored.
+    """
+
+    def __init__(self, pixels: Images, augment: AugmentSpec, most_bytes: int):
+        self._flip, self._pad = augment.flip, augment.pad_crop
+        self.shape, self._num_images = pixels.shape[1:], len(pixels)
+        self._mirrored = augment.flip and 2 * padded_bytes(pixels.shape, pixels.itemsize, augment) <= most_bytes
+        height, width, channels = self.shape
+        self._width = width + 2 * self._pad
+        kept = np.empty((1 + self._mirrored, len(pixels), height, self._width, channels), pixels.dtype)
+        np.take(pixels, _reflected(width, self._pad), axis=2, out=kept[0])
+        if self._mirrored:
+            kept[1] = kept[0, :, :, ::-1]
+        pixel, row = channels * pixels.itemsize, width * channels * pixels.itemsize
+        # Each pixel begins a row: that of the window whose left end it is.
+        num_rows = (kept.nbytes - row) // pixel + 1
+        self._rows = as_strided(kept.reshape(-1).view(np.uint8)[:row].view(f"V{row}"), (num_rows,), (pixel,))
+        self._pixel, self._type = np.dtype(f"V{pixel}"), pixels.dtype
+
+    def __call__(self, examples: Places, draws: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The images of these numbers [n], changed as their draws [n, columns] say; float32."""
+        height, width, channels = self.shape
+        y, x = (self._offsets(draws[:, column]) for column in (PAD_Y, PAD_X))
+        mirrored = draws[:, FLIP] < 0.5 if self._flip else np.zeros(len(examples), bool)
+        if self._mirrored:
+            examples = examples + self._num_images * mirrored
+            x = np.where(mirrored, 2 * self._pad - x, x)
+        source = _reflected(height, self._pad)[np.arange(height) + y[:, None]]
+        found = self._rows[(examples[:, None] * height + source) * self._width + x[:, None]]
+        if self._flip and not self._mirrored:
+            pixels = found.view(self._pixel).reshape(-1, height, width)
+            pixels[mirrored] = pixels[mirrored][:, :, ::-1]
+        images = _aligned((len(examples), height, width, channels))
+        np.copyto(images, found.view(self._type).reshape(images.shape))
+        return images
+
+    def _offsets(self, draws: NDArray[np.float32]) -> Places:
+        return np.floor(draws * np.float32(2 * self._pad + 1)).astype(np.int64)
+
+
+def padded_bytes(shape: tuple[int, ...], itemsize: int, augment: AugmentSpec) -> int:
+    """What images [n, height, width, channels] take up with their borders left and right."""
+    count, height, width, channels = shape
+    return count * height * (width + 2 * augment.pad_crop) * channels * itemsize
+
+
+def _reflected(side: int, pad: int) -> Places:
+    """Which row or column of an image each is of the image with a reflected border: [side + 2 pad]."""
+    places = np.abs(np.arange(-pad, side + pad))
+    return (side - 1) - np.abs((side - 1) - places)
+
+
+def _aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    num_bytes = 4 * int(np.prod(shape))
+    block = np.empty(num_bytes + _ALIGNMENT, np.uint8)
+    start = -block.ctypes.data % _ALIGNMENT
+    return block[start : start + num_bytes].view(np.float32).reshape(shape)
