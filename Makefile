@@ -63,6 +63,10 @@ test-jobs: $(VENV)/.installed-dev # what starts workers and holds them to deadli
 models: $(VENV)/.installed-dev ## every model of keras.applications against Keras itself, the same bits again, every precision: minutes
 	$(PY) -m pytest --durations=5 tests/trainer/every_model.py tests/trainer/deterministic_models.py tests/trainer/mixed_precision.py
 
+.PHONY: memory
+memory: $(VENV)/.installed-dev ## peaks with and without rematerialisation, what fits, models over several devices: minutes
+	$(PY) -m pytest --durations=5 tests/trainer/memory_runs.py tests/end_to_end/fitting.py
+
 .PHONY: chaos
 chaos: $(VENV)/.installed-dev ## a quarter of an hour of deaths: every phase, law 4, and a seeded storm; CHAOS_SEED=2 for another
 	$(PY) -m pytest -o faulthandler_timeout=0 tests/chaos/drain.py tests/chaos/elastic.py tests/chaos/law4.py tests/chaos/deaths.py tests/chaos/soak.py $(TESTS)

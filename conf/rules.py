@@ -4,7 +4,17 @@ import math
 import re
 from typing import Any
 
-from conf import augment_rules, families, fault_rules, judge_rules, look_rules, micro_batch, phases, search_rules
+from conf import (
+    augment_rules,
+    families,
+    fault_rules,
+    judge_rules,
+    look_rules,
+    micro_batch,
+    phases,
+    search_rules,
+    stages,
+)
 from conf.errors import BadSpec, Problem
 from conf.schema import (
     Accelerator,
@@ -34,7 +44,7 @@ ON_A_RUN = (Verb.evaluate, Verb.export, Verb.checkpoints, Verb.status, Verb.stop
 def check(job: JobSpec) -> None:
     """Raise BadSpec with every problem that can be known without touching the data or the cluster."""
     problems = [*_names(job), *_positive(job), *_data(job.data), *_lengths(job.trainer), *_batches(job)]
-    problems += [*_fewest(job), *_shares(job), *micro_batch.problems(job)]
+    problems += [*_fewest(job), *_shares(job), *micro_batch.problems(job), *stages.problems(job)]
     problems += [*_compiled(job.trainer), *_places(job), *_cluster(job.cluster), *fault_rules.problems(job)]
     problems += [*search_rules.problems(job), *look_rules.problems(job)]
     if problems:
@@ -52,6 +62,8 @@ def batch_multiples(job: JobSpec) -> int | None:
         if job.cluster.accelerator is not Accelerator.cpu:
             return None
         replicas = 1
+    else:
+        replicas = stages.replicas(job, replicas)
     pairs = 2 if augment_rules.mixes(job.data.augment) else 1
     if isinstance(job.trainer.micro_batch, int):
         return job.cluster.workers * replicas * job.trainer.micro_batch
@@ -217,7 +229,7 @@ def _batches(job: JobSpec) -> list[Problem]:
     multiple = batch_multiples(job)
     if multiple is None or multiple <= 0:
         return []
-    workers, replicas = job.cluster.workers, job.cluster.gpus_per_worker or 1
+    workers, replicas = job.cluster.workers, stages.replicas(job, job.cluster.gpus_per_worker)
     shape = f"{workers} workers x {replicas} replicas x {job.trainer.accumulation_steps} micro-batches"
     if isinstance(job.trainer.micro_batch, int):
         shape = f"{workers} workers x {replicas} replicas x trainer.micro_batch={job.trainer.micro_batch}"
@@ -238,6 +250,10 @@ def _compiled(trainer: TrainerSpec) -> list[Problem]:
     if trainer.rematerialize is not Rematerialize.none:
         law = "XLA computes what occurs twice once, and so keeps what rematerialisation would compute again"
         cure = "trainer.compile=none, or trainer.rematerialize=none"
+        problems.append(Problem("trainer.compile", trainer.compile, law, cure))
+    if trainer.model.stages > 1:
+        law = f"XLA compiles for one device, and trainer.model.stages={trainer.model.stages} are on several"
+        cure = "trainer.compile=none, or trainer.model.stages=1"
         problems.append(Problem("trainer.compile", trainer.compile, law, cure))
     return problems
 

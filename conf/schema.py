@@ -246,6 +246,7 @@ class ModelSpec:
     pooling: Pooling | None = None  # default: the family's own, which is avg; convnet's flatten, vit's its class token
     hidden: list[int] = field(default_factory=list)  # widths of the layers between pooling and the last layer
     dropout: float = 0.0  # before the last layer
+    stages: int = 1  # devices of a worker that the blocks of each replica are split over, by parameters
     stochastic_depth: float = 0.0  # vit: how often training leaves out the last block; others in proportion
     image_size: int | None = None  # default: what it was designed for; data.image_size overrides it
     min_image_size: int | None = None  # default: the family's

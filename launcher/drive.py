@@ -11,6 +11,7 @@ from conf.data_url import data_url, local_source
 from conf.errors import BadSpec
 from conf.exit_codes import FAILED
 from conf.schema import Accelerator, ClusterSpec, JobSpec, Verb
+from conf.stages import replicas
 from launcher.console import Console
 from launcher.controller import Controller, Gang, Outcome, Planner
 from launcher.elastic import sizes
@@ -66,7 +67,7 @@ class Drive:
             job = resolved(self.job, placement)
             rules.check(job)
             possible, timeouts = sizes(job), (job.cluster.start_timeout_s, job.cluster.capacity_timeout_s)
-            fitting = Fitting(job, self.run_dir, self.console, placement.shares_per_worker)
+            fitting = Fitting(job, self.run_dir, self.console, replicas(job, placement.shares_per_worker))
             with grouped(placement, *timeouts, possible) as gang:
                 return self._tasks(job, gang, Orders(job, self.run_dir, placement, standby, fitting=fitting), fitting)
 

@@ -9,6 +9,7 @@ from conf.epoch import places_in_epoch
 from conf.micro_batch import AUTO, accumulation_steps
 from conf.phases import described, is_plain, phase_steps, phases_of
 from conf.schema import JobSpec, Remainder
+from conf.stages import replicas
 from launcher.gate import planned_placement
 from launcher.placement import Placement
 from storage.data_dir import MANIFEST
@@ -77,12 +78,15 @@ def _batches(job: JobSpec, placement: Placement | None) -> Iterator[tuple[str, s
         yield "phases", "one, for trainer.fine_tuning is of loaded weights: trainer.model.weights=none"
     yield "global batch", str(trainer.global_batch_size)
     if placement is not None:
-        share = trainer.global_batch_size // placement.num_shares
-        yield "batch a replica", f"{share} ({placement.num_shares} replicas)"
+        count = placement.num_workers * replicas(job, placement.shares_per_worker)
+        share = trainer.global_batch_size // count
+        yield "batch a replica", f"{share} ({count} replicas)"
+        if trainer.model.stages > 1:
+            yield "stages", f"each replica's model is split over {trainer.model.stages} devices"
         if trainer.micro_batch == AUTO:
             yield "micro-batch", f"the largest that fits, at most {share}; found when the run begins"
         else:
-            passes = accumulation_steps(trainer, placement.num_shares)
+            passes = accumulation_steps(trainer, count)
             yield "micro-batch", f"{share // passes} ({passes} an update)"
 
 

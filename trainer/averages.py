@@ -21,12 +21,16 @@ class WeightAverages:
         self._strategy, self._decay = strategy, decay
         averaged = [*model.trainable_variables, *statistics_of(batch_norms(model))]
         self._weights = {variable.path: variable.value for variable in averaged}
-        self._averages = {path: tf.Variable(value, trainable=False) for path, value in self._weights.items()}
+        self._averages = {path: self._beside(value) for path, value in self._weights.items()}
         self._updates = tf.Variable(
             0, dtype=tf.int64, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
         )
         #: What has trained so far; the averages of all else are the weights themselves.
         self._moving: set[str] = set()
+
+    def _beside(self, weight: tf.Variable) -> tf.Variable:
+        with self._strategy.extended.colocate_vars_with(weight):
+            return tf.Variable(weight, trainable=False)
 
     @property
     def variables(self) -> dict[str, tf.Variable]:

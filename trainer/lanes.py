@@ -21,7 +21,9 @@ def num_lanes(job: JobSpec, topology: Topology, shape: BatchShape, cores: int, s
     A run that goes on takes as many as it was `saved` with, whatever the cores are now: each lane draws dropout masks
     of its own, so another number would be another run.
     """
-    if topology.on_gpu or topology.local_replicas > 1 or job.trainer.deterministic or mixes_examples(job.trainer.model):
+    if topology.on_gpu or topology.local_replicas * topology.stages > 1:
+        return 1
+    if job.trainer.deterministic or mixes_examples(job.trainer.model):
         return 1
     if saved is not None and shape.micro_batch_size % saved == 0:
         return saved

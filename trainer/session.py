@@ -39,9 +39,10 @@ from trainer.pace import Clock
 from trainer.phases import Phases, rate_factor
 from trainer.provenance import learning_digest
 from trainer.segmented import segmented_model
+from trainer.stages import make_plan
 from trainer.state import TrainingState
 from trainer.step import TrainingStep
-from trainer.strategy import configure_devices, make_strategy
+from trainer.strategy import configure_devices, devices_of, make_strategy
 from trainer.topology import Topology, batch_shape, evaluation_shape
 
 log = logging.getLogger(__name__)
@@ -73,27 +74,43 @@ class Session:
         self.eval_shape = evaluation_shape(job, topology, self.lanes)
         configure_devices(job, topology, self.lanes, cores)
         self.strategy = make_strategy(topology)
-        # Names of layers count up within a process; checkpoints want them to be the same in every one.
-        keras.utils.clear_session(free_memory=False)
-        precision.set_policy(job.trainer.precision)  # which clear_session has put back to float32
+        self.devices = devices_of(topology)
+        self.model = self._placed_model()
         with self.strategy.scope():
             self._build()
         self._evaluation_datasets: dict[str, tf.data.Dataset] = {}
 
+    def _placed_model(self) -> keras.Model:
+        """The model that trains, its variables on the devices of their stages."""
+        placing: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if self.devices is not None:
+            pattern = block_pattern(self.job.trainer.model)
+            self._forget_names()
+            placing = make_plan(self.new_model, lambda model: blocks_of(model, pattern), self.devices).placing()
+        self._forget_names()
+        with placing, self.strategy.scope():
+            return self.new_model()
+
+    def _forget_names(self) -> None:
+        # Names of layers count up within a process; checkpoints want them to be the same in every one.
+        keras.utils.clear_session(free_memory=False)
+        precision.set_policy(self.job.trainer.precision)  # which clear_session has put back to float32
+
     def _build(self) -> None:
         trainer = self.job.trainer
-        self.model = self.new_model()
         if trainer.l2:
             regularise(self.model, trainer.l2)
         decay = trainer.ema_decay
         self.averages = WeightAverages(self.strategy, self.model, decay) if decay is not None else None
         self.judges = Judges.of(trainer)
         blocks = blocks_of(self.model, block_pattern(trainer.model))
-        self.segmented = segmented_model(trainer, self.model, blocks)
+        self.segmented = segmented_model(trainer, self.model, blocks, self.devices)
         factor = rate_factor() if self.judges.plateau else None
         self.phases = Phases(trainer, self.model, blocks, self.lengths.phases, factor)
         self.loss_scale = precision.make_loss_scale(trainer.precision)
-        self.evaluator = Evaluator(self.strategy, self.model, self.manifest.num_classes, self.lanes)
+        # On one device it is evaluated as a whole; on several, what would not fit on one stays where it is.
+        evaluated = self.segmented if self.devices and self.segmented else self.model
+        self.evaluator = Evaluator(self.strategy, evaluated, self.manifest.num_classes, self.lanes)
         self.state = TrainingState(self.model, self.phases.optimizer, self.loss_scale, self.averages)
         self._compile()
 

@@ -108,7 +108,7 @@ def make_plan(
         created.append(next_creator(**kwargs))
         return created[-1]
 
-    with tf.variable_creator_scope(note):
+    with tf.device("/device:CPU:0"), tf.variable_creator_scope(note):
         model = build()
     homes: dict[int, int] = {}
     for segment, stage in staged(model, blocks_of(model), devices.stages, by_block=False):

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from conf import micro_batch, rules
+from conf import micro_batch, rules, stages
 from conf.errors import BadSpec
 from conf.schema import Accelerator, JobSpec
 from data_pipeline.order import BatchShape
@@ -16,6 +16,7 @@ class Topology:
 
     `turns` is 1 wherever a device is a replica of the shape that was asked. A CPU worker of several is a single device,
     whatever its shape: it takes the shares of its `turns` replicas one after the other, as more micro-batches.
+    A replica has as many devices as its model has `stages`.
     """
 
     num_workers: int
@@ -23,6 +24,7 @@ class Topology:
     local_replicas: int
     turns: int
     on_gpu: bool
+    stages: int = 1
 
     @property
     def is_chief(self) -> bool:
@@ -31,7 +33,7 @@ class Topology:
 
     @property
     def num_replicas(self) -> int:
-        """Devices that compute, over all workers."""
+        """Replicas of the model, over all workers."""
         return self.num_workers * self.local_replicas
 
     @property
@@ -45,18 +47,26 @@ def find_topology(job: JobSpec, environment: Mapping[str, str], visible_gpus: in
     config = json.loads(environment.get("TF_CONFIG", "{}"))
     num_workers = len(config.get("cluster", {}).get("worker", [])) or 1
     rank = int(config.get("task", {}).get("index", 0))
-    asked = job.cluster.gpus_per_worker
+    asked, parts = job.cluster.gpus_per_worker, job.trainer.model.stages
     on_gpu = _wants_gpu(job, visible_gpus)
     if on_gpu:
-        replicas = asked or visible_gpus
-        if visible_gpus < replicas:
+        devices = asked or visible_gpus
+        if visible_gpus < devices:
             law = f"TensorFlow sees {visible_gpus} GPUs in worker {rank}"
             cure = "check driver, CUDA libraries and CUDA_VISIBLE_DEVICES, or run it with cluster.accelerator=cpu"
-            raise BadSpec.of("cluster.gpus_per_worker", replicas, law, cure)
-        return Topology(num_workers, rank, replicas, 1, True)
+            raise BadSpec.of("cluster.gpus_per_worker", devices, law, cure)
+        return Topology(num_workers, rank, _replicas(job, devices, f"worker {rank} has"), 1, True, parts)
+    replicas = 1 if asked is None else _replicas(job, asked, "cluster.gpus_per_worker is")
     if num_workers > 1:
-        return Topology(num_workers, rank, 1, asked or 1, False)
-    return Topology(1, 0, asked or 1, 1, False)
+        return Topology(num_workers, rank, 1, replicas, False, parts)
+    return Topology(1, 0, replicas, 1, False, parts)
+
+
+def _replicas(job: JobSpec, devices: int, whose: str) -> int:
+    problem = stages.problem(job, devices, whose)
+    if problem:
+        raise BadSpec([problem])
+    return stages.replicas(job, devices)
 
 
 def batch_shape(job: JobSpec, topology: Topology) -> BatchShape:

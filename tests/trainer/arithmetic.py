@@ -1,5 +1,6 @@
 """Trainings of ten steps on real digits, by our step and by plain Keras: what the tests of law 1 compare."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from trainer.models.convnet import BLOCKS
 from trainer.objective import Objective
 from trainer.optimizers import make_optimizer, spare_from_decay
 from trainer.segmented import segmented_model
+from trainer.stages import Devices, make_plan
 from trainer.step import TrainingStep
 
 BATCH = 32
@@ -177,13 +179,24 @@ def batches(case: Case, shape: BatchShape, replicas: range) -> Iterator[dict[str
             }
 
 
-def by_convoy(case: Case, strategy: tf.distribute.Strategy, first_replica: int, local_replicas: int) -> keras.Model:
-    """The model after our step under `strategy`, two steps a loop."""
+def by_convoy(
+    case: Case,
+    strategy: tf.distribute.Strategy,
+    first_replica: int,
+    local_replicas: int,
+    devices: Devices | None = None,
+) -> keras.Model:
+    """The model after our step under `strategy`, two steps a loop, each replica on the stages of `devices`."""
     shape = BatchShape(BATCH, case.accumulation, strategy.num_replicas_in_sync)
     replicas = range(first_replica, first_replica + local_replicas)
     precision.set_policy(case.precision)
-    with strategy.scope():
+    placing = contextlib.nullcontext()
+    if devices is not None:
+        placing = make_plan(lambda: new_model(case), lambda model: blocks_of(model, BLOCKS), devices).placing()
+        keras.utils.clear_session(free_memory=False)
+    with placing, strategy.scope():
         model = new_model(case)
+    with strategy.scope():
         trainer = TrainerSpec(optimizer=case.optimizer)
         optimizer = make_optimizer(trainer, STEPS)
         spare_from_decay(optimizer, model)
@@ -204,7 +217,7 @@ def by_convoy(case: Case, strategy: tf.distribute.Strategy, first_replica: int, 
             unroll,
             scale,
             case.lanes,
-            segmented=segmented_model(trainer, model, blocks_of(model, BLOCKS)),
+            segmented=segmented_model(trainer, model, blocks_of(model, BLOCKS), devices),
             xla=case.xla,
         )
     precision.set_policy(Precision.float32)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -40,7 +39,9 @@ class Counts:
 class Evaluator:
     """A compiled loop over evaluation batches. Make it inside the strategy's scope."""
 
-    def __init__(self, strategy: tf.distribute.Strategy, model: keras.Model, num_classes: int, lanes: int = 1):
+    def __init__(
+        self, strategy: tf.distribute.Strategy, model: Callable[..., tf.Tensor], num_classes: int, lanes: int = 1
+    ):
         self.strategy, self.model, self.num_classes, self.lanes = strategy, model, num_classes, lanes
         # Plain cross-entropy: label smoothing and class weights are means of training, not of measuring.
         self.objective = Objective(num_classes)

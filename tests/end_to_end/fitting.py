@@ -1,0 +1,56 @@
+"""trainer.micro_batch=auto in jobs of two workers: found, kept, made smaller when memory runs out. `make memory`."""
+
+from conf.files import load_job
+
+JOB = [
+    *("data=synthetic", "data.num_examples=512", "data.image_size=32", "cluster=2cpu", "trainer.micro_batch=auto"),
+    *(
+        "trainer.global_batch_size=96",
+        "trainer.steps=12",
+        "trainer.steps_per_loop=2",
+        "trainer.checkpoint_every_steps=4",
+    ),
+    *("trainer.evaluate_at_end=false", "trainer.export_at_end=false", "cluster.max_restarts=0"),
+]
+
+
+def test_memory_that_runs_out_costs_a_smaller_micro_batch_and_no_restart(convoy):
+    fault = ("fault.exhaust_rank=1", "fault.at_step=6")
+    said = convoy.run(*JOB, "run_id=x", "trainer.steps=12", *fault, timeout_s=400)
+    assert "micro-batches of 48, 1 an update (fits)" in said
+    assert (
+        "going on with micro-batches of 24 instead of 48; starting again from the last checkpoint (not counted)" in said
+    )
+    found = [event["details"]["micro_batch"] for event in convoy.events("x", "micro_batch")]
+    assert found == [48, 24]
+    assert convoy.json("x", "outcome.json")["state"] == "succeeded"
+    sizes = [attempt_job(convoy, number).trainer.micro_batch for number in (1, 2)]
+    assert sizes == [48, 24]
+    assert load_job((convoy.runs / "x" / "job.yaml").read_text(), "x").trainer.micro_batch == "auto"
+
+
+def attempt_job(convoy, number: int):
+    return load_job((convoy.runs / "x" / "attempts" / f"{number:02d}" / "job.yaml").read_text(), "x")
+
+
+def test_what_was_found_is_kept_by_a_run_that_goes_on_and_stages_work_with_workers(convoy):
+    words = [*JOB, "run_id=y", "trainer.model.stages=2", "trainer.rematerialize=blocks"]
+    process = convoy.start(*words, "trainer.steps=4000")
+    convoy.wait_for("y", "checkpoint_saved", process, 300)
+    convoy.run("job=stop", "run_id=y")
+    process.communicate(timeout=120)
+    assert process.returncode == 75
+    (first,) = convoy.events("y", "micro_batch")
+    last = convoy.events("y", "checkpoint_saved")[-1]["details"]["step"]
+    process = convoy.start("run_id=y")
+    convoy.wait_for("y", "restored", process, 300)
+    convoy.run("job=stop", "run_id=y")
+    process.communicate(timeout=120)
+    assert [event["details"]["step"] for event in convoy.events("y", "restored")] == [last] * 2
+    assert len(convoy.events("y", "micro_batch")) == 1
+    assert attempts_of(convoy) == [first["details"]["micro_batch"]] * 2
+
+
+def attempts_of(convoy) -> list[object]:
+    paths = sorted((convoy.runs / "y" / "attempts").glob("*/job.yaml"))
+    return [load_job(path.read_text(), "y").trainer.micro_batch for path in paths]
