@@ -90,13 +90,15 @@ def test_three_workers_of_which_two_find_hosts_and_then_one_dies(convoy, hosts):
 
     A global batch of 48 can be cut into 3, 2 and 1.
     """
-    job = (*JOB, "cluster=2cpu", "cluster.workers=3", "trainer.global_batch_size=48")
+    job = (*JOB, "cluster=2cpu", "cluster.workers=3", "trainer.global_batch_size=48", "trainer.steps=400")
+    # Roundings that differ grow with every step. Checkpoints come often, and steps slowly while hosts come and go.
+    job = (*job, "trainer.optimizer.learning_rate=0.001", "trainer.checkpoint_every_steps=20")
     elastic = ("cluster.min_workers=2", "cluster.capacity_timeout_s=1", f"cluster.address={hosts.address}")
-    process = convoy.start("run_id=three", *elastic, *job, *SLOW)
+    process = convoy.start("run_id=three", *elastic, *job, *SLOW, "fault.slow_s=0.2")
     until(convoy, "three", process, lambda events: sizes(events) == [2] and "first_step" in kinds(events))
     hosts.add_one()
-    until(convoy, "three", process, lambda events: sizes(events) == [2, 3] and kinds(events).count("restored") == 3)
-    until(convoy, "three", process, lambda events: kinds(events)[-1] == "checkpoint_saved")
+    until(convoy, "three", process, lambda events: sizes(events) == [2, 3] and "first_step" in kinds(newest(events)))
+    until(convoy, "three", process, lambda events: "checkpoint_saved" in kinds(newest(events)))
     hosts.kill_one()
     said, _ = process.communicate(timeout=250)
     assert process.returncode == 0, said[-4000:]
@@ -105,8 +107,9 @@ def test_three_workers_of_which_two_find_hosts_and_then_one_dies(convoy, hosts):
     assert said.count("going on with 2 of 3 workers") == 2 and "there is room for 3 workers again" in said
     ends = [event["details"]["kind"] for event in events if event["kind"] == "attempt_ended"]
     assert ends[-3:] == ["resized", "infrastructure", "done"]
+    assert 20 < newest(convoy.events("three", "restored"))[0]["details"]["step"] < 400
     convoy.run("run_id=one", *job, "cluster=1cpu", "cluster.workers=1")
-    assert_alike(weights(convoy, "three", 600), weights(convoy, "one", 600))
+    assert_alike(weights(convoy, "three", 400), weights(convoy, "one", 400))
 
 
 def assert_alike(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
@@ -118,6 +121,11 @@ def assert_alike(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> N
 
 def kinds(events: list[dict[str, Any]]) -> list[str]:
     return [event["kind"] for event in events]
+
+
+def newest(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the last attempt told."""
+    return [event for event in events if event["attempt"] == events[-1]["attempt"]]
 
 
 def sizes(events: list[dict[str, Any]]) -> list[int]:
