@@ -32,8 +32,6 @@ WAIT_S = 60 * PATIENCE
 JOB = (
     "cluster=2cpu",
     "cluster.max_restarts=100",
-    f"cluster.hang_timeout_s={HANG_S}",
-    f"cluster.start_timeout_s={START_S}",
     "trainer.global_batch_size=32",
     f"trainer.steps={STEPS}",
     "trainer.checkpoint_every_steps=20",
@@ -42,6 +40,8 @@ JOB = (
     "trainer.model.dropout=0.2",
     "data.augment.pad_crop=1",
 )
+#: Short enough for somebody to wait for them.
+DEADLINES = (f"cluster.hang_timeout_s={HANG_S}", f"cluster.start_timeout_s={START_S}")
 KILL, STOP = signal.SIGKILL, signal.SIGSTOP
 #: How the server of Ray's head ends in each phase; the raylet, the job's only host, the other way.
 PHASES = {"starting": KILL, "training": STOP, "evaluating": KILL, "saving": STOP, "exporting": STOP}
@@ -94,7 +94,7 @@ class Held:
         held = ("fault.freeze_rank=0", f"fault.during={self.phase}", f"fault.at_step={at_step}")
         # Slow from then on, so that the job does not end while something is being noticed.
         slow = ("fault.slow_rank=0", f"fault.slow_s={0.2 * PATIENCE}", f"fault.attempts={list(range(1, 31))}")
-        self.process = self.command.start(f"run_id={self.run.run_id}", *JOB, *held, *slow)
+        self.process = self.command.start(f"run_id={self.run.run_id}", *JOB, *DEADLINES, *held, *slow)
 
     def hold(self) -> None:
         """Wait until the next attempt is held."""
@@ -245,6 +245,7 @@ def assert_nothing_was_lost(run: RunDir) -> None:
             assert event["details"]["step"] >= newest and event["details"]["broken"] == [], event
 
 
+@pytest.mark.timeout(600 * PATIENCE)
 def test_faults_of_its_own_end_a_job_and_it_goes_on_with_the_same_command(
     calm: RunDir, convoy: Command, tmp_path: Path
 ) -> None:
