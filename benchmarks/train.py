@@ -1,10 +1,11 @@
 """What a training's features cost, what more processes bring, what travels between them, what precision and memory do.
 
-    python -m benchmarks.train [features|scaling|bytes|precision|compile ...] [--rounds 5] [--networks mobilenetv2,cnn]
+    python -m benchmarks.train [features|scaling|bytes|precision|compile|memory ...] [--rounds 5] [--networks cnn]
 
 Every side is a whole worker of Convoy (`python -m trainer.worker`) on prepared synthetic pictures, seen from outside by
 its progress lines; the sides take turns of a few seconds while the others are held still, and ratios are medians of
-those within a round. Without a part's name all of them are measured, one after the other.
+those within a round. Without a part's name all of them are measured, one after the other. Bytes are those of the loopback
+interface, so nothing else should talk there meanwhile.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from typing import Any
 from benchmarks.report import Figures, Goal, compile_bytecode, interleave, save, show
 from benchmarks.step import CASES, LOOPS_A_TURN, SHAPES, Case, Shape, job_spec, prepare, write_job
 from benchmarks.watch import Mark, Side
-from conf.schema import Compile, JobSpec, Precision
+from conf.schema import Compile, JobSpec, Precision, Rematerialize
 
 #: What the features of the first part may cost together.
 FEATURES_COST = 0.97
@@ -60,6 +61,7 @@ FEATURES = (
 )
 SCALING = (Row("one process"), Row("mirrored x 2", SHAPES["mirrored"]), Row("workers x 2", SHAPES["workers"]))
 PRECISION = tuple(Row(kind.name, trainer={"precision": kind}) for kind in Precision)
+MEMORY = tuple(Row(kind.name, trainer={"rematerialize": kind}) for kind in Rematerialize)
 COMPILE = tuple(Row(kind.name, trainer={"compile": kind}) for kind in Compile)
 ACCUMULATED = {"accumulation_steps": MICRO_BATCHES}
 BYTES = (
@@ -98,6 +100,8 @@ class Part:
     goals: Sequence[Goal]
     figures: Figure = speed
     gauge: Callable[[], float] | None = None
+    looks_at_memory: bool = False
+    one_by_one: bool = False
 
 
 PARTS = {
@@ -115,23 +119,38 @@ PARTS = {
         [Goal(BYTES[1].name, BYTES[0].name, "mb_a_micro_batch", 1.05 / MICRO_BATCHES, at_most=True)],
         traffic,
         loopback_bytes,
+        one_by_one=True,
     ),
     "precision": Part("precisions", PRECISION, [Goal("mixed_bfloat16", "float32", "examples_per_s", 1.0)]),
+    "memory": Part(
+        "peak memory with and without rematerialisation",
+        MEMORY,
+        [Goal("blocks", "none", "peak_mb", 1.0, at_most=True)],
+        looks_at_memory=True,
+        one_by_one=True,
+    ),
     "compile": Part("XLA", COMPILE, [Goal("xla", "none", "examples_per_s", 1.0)]),
 }
 
 
+def started(part: Part, row: Row, case: Case, root: Path) -> Side:
+    """A side on its way."""
+    path = write_job(row.job(case, root))
+    return Side(["-m", "trainer.worker", "--job", str(path)], row.shape.workers, part.gauge)
+
+
 def take_turns(part: Part, case: Case, root: Path, rounds: int) -> dict[str, list[Figures]]:
     """Every side a few seconds at a time while the others are held still, `rounds` times."""
+    steps = LOOPS_A_TURN * case.steps_per_loop
     sides: dict[str, Side] = {}
     try:
         for row in part.rows:
-            path = write_job(row.job(case, root))
-            side = Side(["-m", "trainer.worker", "--job", str(path)], row.shape.workers, part.gauge)
-            sides[row.name] = side
-            side.warm_up(LOOPS_A_TURN * case.steps_per_loop)
+            sides[row.name] = started(part, row, case, root)
+        # Held only when all are warm: two workers that are held still for long lose one another.
+        for side in sides.values():
+            side.warm_up(steps)
+        for side in sides.values():
             side.hold()
-        steps = LOOPS_A_TURN * case.steps_per_loop
         turns = {row.name: partial(take_turn, part, row, case, sides[row.name], steps) for row in part.rows}
         return interleave(turns, rounds)
     finally:
@@ -139,9 +158,25 @@ def take_turns(part: Part, case: Case, root: Path, rounds: int) -> dict[str, lis
             side.end()
 
 
+def take_turns_alone(part: Part, case: Case, root: Path, rounds: int) -> dict[str, list[Figures]]:
+    """All turns of a side before the next one begins: for what does not depend on the machine's minute."""
+    steps = LOOPS_A_TURN * case.steps_per_loop
+    results: dict[str, list[Figures]] = {}
+    for row in part.rows:
+        side = started(part, row, case, root)
+        try:
+            side.warm_up(steps)
+            turn = partial(take_turn, part, row, case, side, steps)
+            results |= interleave({row.name: turn}, rounds)
+        finally:
+            side.end()
+    return results
+
+
 def take_turn(part: Part, row: Row, case: Case, side: Side, steps: int) -> Figures:
     """What a side does in one turn."""
-    return part.figures(row, case, *side.turn(steps))
+    found = part.figures(row, case, *side.turn(steps))
+    return {"peak_mb": side.peak_bytes() / 1e6} | found if part.looks_at_memory else found
 
 
 def main() -> None:
@@ -163,7 +198,8 @@ def main() -> None:
                 part = PARTS[name]
                 title = f"{name}: {part.title}, {network}, batch {CASES[network].batch_size}"
                 print(title, flush=True)
-                results = take_turns(part, CASES[network], Path(folder), asked.rounds)
+                measure = take_turns_alone if part.one_by_one else take_turns
+                results = measure(part, CASES[network], Path(folder), asked.rounds)
                 show(title, results, list(part.goals))
                 everything |= {f"{title}: {side}": rounds for side, rounds in results.items()}
     save(asked.json, everything)

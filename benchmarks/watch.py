@@ -74,6 +74,10 @@ class Side:
         self.hold()
         return first, last
 
+    def peak_bytes(self) -> float:
+        """The most memory that its processes have had, each at its own peak."""
+        return sum(map(_peak_bytes, self._processes))
+
     def end(self) -> None:
         """Kill it."""
         for process in self._processes:
@@ -135,6 +139,12 @@ def _start(command: list[str], environment: dict[str, str], keep: tuple[int, int
         stdout=log,
         stderr=log,
     )
+
+
+def _peak_bytes(process: subprocess.Popen) -> float:
+    with open(f"/proc/{process.pid}/status") as status:
+        (line,) = [line for line in status if line.startswith("VmHWM:")]
+    return 1024 * float(line.split()[1])
 
 
 def _cpu_seconds(process: subprocess.Popen) -> float:
