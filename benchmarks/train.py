@@ -1,14 +1,16 @@
-"""What a training's features cost, what more processes bring, what travels between them, what precision and memory do.
+"""What features of a training cost, what more processes bring and send to each other, precision, XLA, memory.
 
     python -m benchmarks.train [features|scaling|bytes|precision|compile|memory ...] [--rounds 5] [--networks cnn]
 
 Every side is a whole worker of Convoy (`python -m trainer.worker`) on prepared synthetic pictures, seen from outside by
 its progress lines; the sides take turns of a few seconds while the others are held still, and ratios are medians of
-those within a round. Without a part's name all of them are measured, one after the other. Bytes are those of the loopback
-interface, so nothing else should talk there meanwhile.
+those within a round. Without a part's name all are measured, one after the other. Bytes are those of the workers' own
+connections, as `ss` of iproute2 tells them.
 """
 
 import argparse
+import re
+import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +26,6 @@ from conf.schema import Compile, JobSpec, Precision, Rematerialize
 #: What the features of the first part may cost together.
 FEATURES_COST = 0.97
 MICRO_BATCHES = 8
-LOOPBACK = Path("/proc/net/dev")
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,11 @@ BYTES = (
 )
 
 
-def loopback_bytes() -> float:
-    """What this machine has sent to itself since it was started."""
-    (line,) = [line for line in LOOPBACK.read_text().splitlines() if line.strip().startswith("lo:")]
-    return float(line.partition(":")[2].split()[8])
+def sent_bytes(processes: set[int]) -> float:
+    """What these processes have sent over TCP: the kernel's own count of each of their connections."""
+    told = subprocess.run(["ss", "-tinHOp"], capture_output=True, text=True, check=True).stdout
+    own = [line for line in told.splitlines() if any(f",pid={process}," in line for process in processes)]
+    return float(sum(int(count) for line in own for count in re.findall(r"bytes_sent:(\d+)", line)))
 
 
 def speed(row: Row, case: Case, first: Mark, last: Mark) -> Figures:
@@ -83,7 +85,7 @@ def speed(row: Row, case: Case, first: Mark, last: Mark) -> Figures:
 
 
 def traffic(row: Row, case: Case, first: Mark, last: Mark) -> Figures:
-    """Megabytes that went over loopback in a step, and for each micro-batch of a replica in it."""
+    """Megabytes that all workers together sent in a step, and for each micro-batch of a replica in it."""
     megabytes = (last.gauge - first.gauge) / (last.step - first.step) / 1e6
     return {"mb_a_step": megabytes, "mb_a_micro_batch": megabytes / row.batches} | speed(row, case, first, last)
 
@@ -99,7 +101,7 @@ class Part:
     rows: Sequence[Row]
     goals: Sequence[Goal]
     figures: Figure = speed
-    gauge: Callable[[], float] | None = None
+    gauge: Callable[[set[int]], float] | None = None
     looks_at_memory: bool = False
     one_by_one: bool = False
 
@@ -118,7 +120,7 @@ PARTS = {
         BYTES,
         [Goal(BYTES[1].name, BYTES[0].name, "mb_a_micro_batch", 1.05 / MICRO_BATCHES, at_most=True)],
         traffic,
-        loopback_bytes,
+        sent_bytes,
         one_by_one=True,
     ),
     "precision": Part("precisions", PRECISION, [Goal("mixed_bfloat16", "float32", "examples_per_s", 1.0)]),

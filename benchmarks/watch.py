@@ -34,8 +34,9 @@ class Side:
     Sides that take turns of seconds see the same machine; runs of minutes, one after the other, see another one each.
     """
 
-    def __init__(self, command: list[str], count: int, gauge: Callable[[], float] | None = None):
-        self._gauge = gauge or (lambda: 0.0)
+    def __init__(self, command: list[str], count: int, gauge: Callable[[set[int]], float] | None = None):
+        """`gauge` looks at the processes' ids, at each mark."""
+        self._gauge = gauge or (lambda _: 0.0)
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the side lives
         reading, writing = os.pipe()
         control, self._alive = os.pipe()
@@ -109,7 +110,8 @@ class Side:
                 if said["kind"] == "progress" and said.get("phase") == "training" and said["step"] > step:
                     step = said["step"]
                     used = sum(map(_cpu_seconds, self._processes))
-                    self._marks.put(Mark(step, time.perf_counter(), used, self._gauge()))
+                    gauge = self._gauge({process.pid for process in self._processes})
+                    self._marks.put(Mark(step, time.perf_counter(), used, gauge))
         self._marks.put("it ended")
 
 
