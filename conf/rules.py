@@ -247,10 +247,6 @@ def _compiled(trainer: TrainerSpec) -> list[Problem]:
         law = "XLA compiles one replica's forward pass, inside of which synchronized BatchNorm talks to the others"
         cure = "trainer.compile=none, or trainer.model.batch_norm=average"
         problems.append(Problem("trainer.compile", trainer.compile, law, cure))
-    if trainer.model.stages > 1:
-        law = "the stages of a model lie on several devices, and XLA compiles for one"
-        cure = "trainer.compile=none, or trainer.model.stages=1"
-        problems.append(Problem("trainer.compile", trainer.compile, law, cure))
     if trainer.rematerialize is not Rematerialize.none:
         law = "XLA computes what occurs twice once, and so keeps what rematerialisation would compute again"
         cure = "trainer.compile=none, or trainer.rematerialize=none"
