@@ -1,6 +1,7 @@
 """What TensorBoard shows beside the curves: against NumPy on the checkpointed weights, and the same after a resume."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from conf.data_url import data_url
 from conf.files import dump_job
-from conf.schema import AugmentSpec, JobSpec, LooksSpec, ModelSpec, OptimizerSpec, StorageSpec, StoreKind
+from conf.schema import Accelerator, AugmentSpec, JobSpec, LooksSpec, ModelSpec, OptimizerSpec, StorageSpec, StoreKind
 from data_pipeline.manifest import load_manifest
 from data_pipeline.order import BatchShape
 from data_pipeline.pipeline import training_dataset
@@ -25,12 +26,14 @@ from launcher.mirror import Mirror
 from storage.run_dir import RunDir
 from storage.store import open_store
 from tests.storage.gcs_server import BUCKET, running_gcs_server
+from tests.trainer.conftest import free_ports
 from tests.trainer.test_worker_runs import ROOT, job
 from trainer.checkpoints import load
 from trainer.ledger import Ledger
 from trainer.profile import STEP
 
 SEVERAL = "import sys; from trainer.worker import main; sys.exit(max([main(['--job', url]) for url in sys.argv[1:]]))"
+pytestmark = pytest.mark.timeout(600)
 FAR = f"gs://{BUCKET}/runs"
 RATE, BATCH, STEPS = 0.1, 64, 12
 LOOKS = LooksSpec(norms=1, histograms=2, images=2, num_images=5, times=True, memory=True, hparams=["trainer.optimizer"])
@@ -57,13 +60,19 @@ def bucket(tmp_path_factory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory, bucket) -> Path:
+def folder(tmp_path_factory) -> Path:
+    """Where the data is prepared."""
+    made = tmp_path_factory.mktemp("looks")
+    prepare(job(made, "prepare"))
+    return made
+
+
+@pytest.fixture(scope="module")
+def root(folder, bucket) -> Path:
     """The same run whole, in two attempts, without anything to look at, and in a bucket: one after the other.
 
     In one process on one core, where nothing of TensorFlow is set up differently for each.
     """
-    folder = tmp_path_factory.mktemp("looks")
-    prepare(job(folder, "prepare"))
     attempts = [("whole", STEPS, LOOKS), ("in-two", 4, LOOKS), ("in-two", STEPS, LOOKS), ("plain", STEPS, LooksSpec())]
     attempts += [("far", 4, LOOKS), ("far", STEPS, LOOKS)]
     urls = []
@@ -232,6 +241,44 @@ def test_the_chosen_steps_are_traced_where_tensorboard_looks_for_them(root, whol
                     steps.add(numbers["step_num"])
     assert steps == {6, 7}
     assert not (root / "runs" / "plain" / "tensorboard" / "plugins").exists()
+
+
+@pytest.mark.parametrize("kind", ["mirrored", "workers"])
+def test_gradients_of_several_replicas_are_those_of_the_global_batch(folder, kind):
+    asked = looked_at(folder, kind, steps=4)
+    asked.trainer.optimizer.clip_norm = None
+    asked.cluster.accelerator, asked.cluster.gpus_per_worker = Accelerator.cpu, 2 if kind == "mirrored" else 1
+    asked.cluster.workers = 1 if kind == "mirrored" else 2
+    path = folder / "runs" / kind / "job.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(dump_job(asked))
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    workers = []
+    for rank in range(asked.cluster.workers):
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
+        environ = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"} | (
+            {"TF_CONFIG": json.dumps(config)} if kind == "workers" else {}
+        )
+        command = [sys.executable, "-m", "trainer.worker", "--job", str(path)]
+        with (folder / f"{kind}-{rank}.log").open("w") as log:
+            workers.append(subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log))
+    try:
+        codes = [worker.wait(timeout=250) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    assert not any(codes), (folder / f"{kind}-0.log").read_text()[-3000:]
+    found = events(folder, kind)
+    for step in (2, 4):
+        before, after = tensors(folder, kind, step - 1), tensors(folder, kind, step)
+        tags = {tag for tag in found.Tags()["tensors"] if tag.startswith("gradient_norm/")} - {"gradient_norm/all"}
+        assert len(tags) >= 8
+        for tag in tags:
+            name = f"model/{tag.partition('/')[2]}"
+            gradient = (before[name].astype(np.float64) - after[name]) / RATE
+            assert float(points(found, tag)[step]) == pytest.approx(np.linalg.norm(gradient), rel=1e-3, abs=1e-5)
+    assert len(points(found, "images")[4]) == 7
 
 
 def test_the_parts_of_a_steps_time_add_up():
