@@ -82,7 +82,7 @@ def test_where_nothing_fits_the_job_is_refused(job):
 
 
 def test_a_worker_that_takes_too_much_ends_and_says_so(job):
-    trainer = dataclasses.replace(job.trainer, micro_batch=16)
+    trainer = dataclasses.replace(job.trainer, micro_batch=16, global_batch_size=64)
     found = run("trainer.worker", limited(dataclasses.replace(job, trainer=trainer), 200 * MIB))
     assert found.returncode == 1
     assert "cluster.memory_limit_bytes=209715200 (200 MiB)" in found.stderr
