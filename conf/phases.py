@@ -54,10 +54,11 @@ def groups_of(trainer: TrainerSpec, phase: PhaseSpec) -> list[GroupSpec]:
 
 
 def is_plain(trainer: TrainerSpec) -> bool:
-    """Whether everything is trained by one optimizer from the first step to the last."""
+    """Whether everything is trained by the trainer's own optimizer and schedule from the first step to the last."""
     phase, *others = phases_of(trainer)
-    bare = phase.trainable == "all" and not groups_of(trainer, phase)
-    return bare and not others and optimizer_of(trainer, phase).layer_decay == 1
+    bare = phase.trainable == "all" and not groups_of(trainer, phase) and trainer.optimizer.layer_decay == 1
+    asks = (optimizer_of(trainer, phase), schedule_of(trainer, phase))
+    return bare and not others and asks == (trainer.optimizer, trainer.schedule)
 
 
 def phase_steps(trainer: TrainerSpec, steps_per_epoch: int) -> list[int]:

@@ -18,6 +18,12 @@ def test_without_phases_there_is_one_which_trains_everything():
     assert phase_steps(trainer, 10) == [30]
 
 
+@pytest.mark.parametrize("own", ["learning_rate: 0.5", "optimizer: {name: sgd}", "schedule: {name: constant}"])
+def test_a_single_phase_may_have_a_rate_an_optimizer_and_a_schedule_of_its_own(own):
+    assert is_plain(job("trainer.phases=[{}]").trainer)
+    assert not is_plain(job(f"trainer.phases=[{{{own}}}]").trainer)
+
+
 def test_phases_in_several_units_fill_the_training():
     trainer = job(THREE, "trainer.epochs=5").trainer
     assert phase_steps(trainer, 20) == [40, 16, 44]  # 1000 examples are 15.6 batches of 64
