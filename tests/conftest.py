@@ -20,6 +20,7 @@ def repository() -> Path:
     return REPOSITORY
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what lives in tests/end_to_end, and run it last: small failures explain large ones.
 

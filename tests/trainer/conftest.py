@@ -37,7 +37,7 @@ def start(group: tuple[str, int], folder: Path) -> tuple[list[subprocess.Popen],
 
 
 def finish(group: tuple[str, int], processes: list[subprocess.Popen], folder: Path) -> list[dict[str, np.ndarray]]:
-    codes = [process.wait(timeout=280) for process in processes]
+    codes = [process.wait(timeout=560) for process in processes]
     assert not any(codes), f"{group}: {(folder / '0.log').read_text()[-3000:]}"
     return [dict(np.load(folder / f"{replica}.npz")) for replica in range(group[1])]
 
