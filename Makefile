@@ -53,7 +53,7 @@ endif
 
 .PHONY: test-parts
 test-parts: $(VENV)/.installed-dev # what runs inside one process or waits for nobody: two at a time
-	$(PY) -m pytest --durations=15 --numprocesses=2 --dist=loadgroup --no-loadscope-reorder $(JOBS:%=--ignore=%)
+	$(PY) -m pytest --durations=15 --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(JOBS:%=--ignore=%)
 
 .PHONY: test-jobs
 test-jobs: $(VENV)/.installed-dev # what starts workers and holds them to deadlines: nothing runs beside it

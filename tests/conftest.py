@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-REPLICAS = "replicas"
+LONGEST = "test_replicas.py"
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -20,19 +20,12 @@ def repository() -> Path:
     return REPOSITORY
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what lives in tests/end_to_end, and run it last: small failures explain large ones.
 
-    Where two processes share the tests, a file stays whole, so that its fixtures are made once; but all that compares
-    the groups of replicas is together, and first, for nothing takes longer.
+    First what takes longest: where two processes share the tests, the other one goes through the small files meanwhile.
     """
     for item in items:
         if "end_to_end" in item.path.parts:
             item.add_marker("end_to_end")
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items.sort(key=lambda item: ("end_to_end" in item.path.parts, _group(item) != REPLICAS))
-
-
-def _group(item: pytest.Item) -> str:
-    return REPLICAS if "groups" in getattr(item, "fixturenames", ()) else str(item.path.relative_to(REPOSITORY))
+    items.sort(key=lambda item: ("end_to_end" in item.path.parts, item.path.name != LONGEST))

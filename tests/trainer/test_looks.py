@@ -25,8 +25,8 @@ from data_pipeline.prepare import prepare
 from launcher.mirror import Mirror
 from storage.run_dir import RunDir
 from storage.store import open_store
+from tests.ports import free_ports
 from tests.storage.gcs_server import BUCKET, running_gcs_server
-from tests.trainer.conftest import free_ports
 from tests.trainer.test_worker_runs import ROOT, job
 from trainer.checkpoints import load
 from trainer.ledger import Ledger

@@ -31,7 +31,7 @@ from conf.schema import (
 )
 from data_pipeline.prepare import prepare
 from storage.run_dir import RunDir, checkpoint_name
-from tests.trainer.conftest import free_ports
+from tests.ports import free_ports
 from trainer.checkpoints import load, newest_whole
 from trainer.models import build_model
 

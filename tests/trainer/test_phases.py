@@ -10,7 +10,6 @@ from tests.trainer.arithmetic import weights_of
 from tests.trainer.phased import PHASED, begun, by_phases, by_plain_keras
 
 TOLERANCE = 1e-5
-GROUPS = (("mirrored", 2), ("workers", 2))
 
 
 @functools.cache
@@ -34,12 +33,3 @@ def compare(name: str, found: dict[str, np.ndarray]) -> None:
 @pytest.mark.parametrize("name", PHASED)
 def test_one_replica_equals_plain_keras_layer_by_layer(name):
     compare(name, weights_of(by_phases(PHASED[name], tf.distribute.get_strategy(), 0, 1)))
-
-
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("group", GROUPS, ids=lambda group: f"{group[1]}-{group[0]}")
-def test_replicas_equal_plain_keras_layer_by_layer(group, groups):
-    for weights in groups[group]:
-        for name in PHASED:
-            marked = f"{name}:"
-            compare(name, {key.removeprefix(marked): value for key, value in weights.items() if key.startswith(marked)})

@@ -13,8 +13,8 @@ import pytest
 from conf import rules
 from conf.errors import BadSpec
 from conf.schema import Accelerator, ClusterSpec, JobSpec, ModelSpec, TrainerSpec
+from tests.ports import free_ports
 from tests.trainer.arithmetic import by_keras, new_model, weights_of
-from tests.trainer.conftest import free_ports
 from tests.trainer.staged import CASES
 from trainer.model_parts import Block
 from trainer.stages import split
