@@ -12,7 +12,7 @@ ACCELERATOR ?= cpu
 VENV := .venv
 PY := $(VENV)/bin/python
 SITE = $(VENV)/lib/python3.11/site-packages
-JOBS := tests/launcher tests/end_to_end
+JOBS := tests/end_to_end
 OURS := conf storage data_pipeline trainer launcher benchmarks
 PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile --no-deps
 UV_COMPILE := $(VENV)/bin/uv pip compile pyproject.toml --quiet --python-version 3.11 \
@@ -52,11 +52,11 @@ test: test-parts test-jobs
 endif
 
 .PHONY: test-parts
-test-parts: $(VENV)/.installed-dev # what runs inside one process or waits for nobody: two at a time
+test-parts: $(VENV)/.installed-dev # all but whole jobs: two files at a time
 	$(PY) -m pytest --durations=15 --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(JOBS:%=--ignore=%)
 
 .PHONY: test-jobs
-test-jobs: $(VENV)/.installed-dev # what starts workers and holds them to deadlines: nothing runs beside it
+test-jobs: $(VENV)/.installed-dev # whole jobs, which take all cores: nothing runs beside them
 	$(PY) -m pytest --durations=15 $(JOBS)
 
 .PHONY: models

@@ -152,6 +152,7 @@ def test_a_dead_drivers_lease_is_taken_over(tmp_path):
         ("elsewhere", "0", EXPIRES_S - 5, True),
         ("elsewhere", "0", EXPIRES_S + 5, False),
     ],
+    ids=["process", "no-process", "lately-heard", "long-silent"],
 )
 def test_who_is_alive(host, born, age_s, expected):
     assert is_alive(Owner("n", host, os.getpid(), born, time.time() - age_s), time.time()) is expected
