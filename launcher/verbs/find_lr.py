@@ -2,51 +2,26 @@
 
 from typing import Any
 
-from conf import rules
 from conf.phases import rate_key
 from conf.schema import JobSpec
-from launcher import early
 from launcher.compose import Asked
-from launcher.console import Console, show
-from launcher.drive import Drive
-from launcher.farewell import failure_text, typed_again
-from launcher.gate import refuse_at_once
-from launcher.interrupts import interrupts
-from launcher.plan import plan
-from launcher.saved import check_writable, discard, new_run_id, open_run
-from storage.run_dir import FIND_LR, FIND_LR_PLOT
+from launcher.farewell import typed_again
+from launcher.measurement import measure
+from storage.run_dir import FIND_LR, FIND_LR_PLOT, RunDir
 
 #: Words that are this verb's own, and not of the training that follows.
 OWN = ("job", "run_id", "dry_run", "find_lr")
 
 
 def run(asked: Asked) -> int:
-    """Try rates, and say which to take. A run that exists keeps everything but its last report of this kind."""
-    run_dir, job = open_run(asked, asked.job.run_id or new_run_id(asked.job))
-    rules.check(job)
-    early.check(job)
-    if job.dry_run:
-        show(plan(job, run_dir))
-        return 0
-    refuse_at_once(job.cluster)
-    check_writable(run_dir, job)
-    console = Console()
-    with interrupts() as stopper:
-        found = Drive(job, run_dir, console, stopper).run()
-    console.rest()
-    if found.state == "succeeded":
+    """Try rates, and say which to take."""
+
+    def told(job: JobSpec, run_dir: RunDir) -> list[str]:
         report = run_dir.read_json(FIND_LR)
         places = [f"plot    {run_dir.url}/{FIND_LR_PLOT}", f"report  {run_dir.url}/{FIND_LR}"]
-        console.say(
-            "\n".join([*lines(report), *places, *next_line(asked, job, report["suggestion"], run_dir.exists())])
-        )
-        return found.exit_code
-    if found.state == "stopped":
-        console.say("stopped before all rates were tried; nothing is written")
-        discard(run_dir)
-    else:
-        console.say(failure_text(run_dir, found))
-    return found.exit_code
+        return [*lines(report), *places, *next_line(asked, job, report["suggestion"], run_dir.exists())]
+
+    return measure(asked, told, until="all rates were tried")
 
 
 def lines(report: dict[str, Any]) -> list[str]:
