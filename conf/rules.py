@@ -6,6 +6,7 @@ from typing import Any
 
 from conf import (
     augment_rules,
+    data_rules,
     families,
     fault_rules,
     judge_rules,
@@ -21,7 +22,6 @@ from conf.schema import (
     BatchNormSync,
     ClusterSpec,
     Compile,
-    DataSpec,
     JobSpec,
     ModelSpec,
     Rematerialize,
@@ -35,15 +35,13 @@ from conf.words import nearest as nearest
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 #: What the random generators of NumPy and TensorFlow take as a seed.
 SEEDS = range(2**32)
-#: What data.path names for the sources that need one.
-PATHS = {"folder": "DIR", "csv": "FILE.csv", "npz": "FILE.npz", "tfrecord": "URL"}
 #: Verbs that work on a run which must exist already.
 ON_A_RUN = (Verb.evaluate, Verb.export, Verb.checkpoints, Verb.status, Verb.stop)
 
 
 def check(job: JobSpec) -> None:
     """Raise BadSpec with every problem that can be known without touching the data or the cluster."""
-    problems = [*_names(job), *_positive(job), *_data(job.data), *_lengths(job.trainer), *_batches(job)]
+    problems = [*_names(job), *_positive(job), *data_rules.problems(job.data), *_lengths(job.trainer), *_batches(job)]
     problems += [*_fewest(job), *_shares(job), *micro_batch.problems(job), *stages.problems(job)]
     problems += [*_compiled(job.trainer), *_places(job), *_cluster(job.cluster), *fault_rules.problems(job)]
     problems += [*search_rules.problems(job), *look_rules.problems(job)]
@@ -189,19 +187,6 @@ def _positive(job: JobSpec) -> list[Problem]:
     return problems
 
 
-def _data(data: DataSpec) -> list[Problem]:
-    problems = []
-    if data.channels not in (1, 3):
-        problems.append(Problem("data.channels", data.channels, "images are grey (1) or RGB (3)", "data.channels=3"))
-    if data.name in PATHS and data.path is None:
-        cure = f"data={data.name} data.path={PATHS[data.name]}"
-        problems.append(Problem("data.path", None, f"data={data.name} reads from a path", cure))
-    for name, count in (("data.memory_bytes", data.memory_bytes), ("data.max_corrupt", data.max_corrupt)):
-        if count < 0:
-            problems.append(Problem(name, count, "must be at least 0", f"{name}=0 switches it off"))
-    return problems + augment_rules.problems(data)
-
-
 def _lengths(trainer: TrainerSpec) -> list[Problem]:
     if trainer.keep_best < 0:
         return [Problem("trainer.keep_best", trainer.keep_best, "must be at least 0", "0 keeps the newest alone")]
@@ -259,12 +244,7 @@ def _compiled(trainer: TrainerSpec) -> list[Problem]:
 
 
 def _shares(job: JobSpec) -> list[Problem]:
-    problems = []
-    split = job.data.split
-    shares = (split.train, split.validation, split.test)
-    if min(shares) < 0 or not abs(sum(shares) - 1) <= 1e-6 or split.train == 0:
-        law = "shares are at least 0, train's is above 0, and together they are 1"
-        problems.append(Problem("data.split", ":".join(map(str, shares)), law, "data.split.train=0.7 and so on"))
+    problems = data_rules.split_problems(job.data.split)
     ranges = {
         "trainer.label_smoothing": (job.trainer.label_smoothing, 1.0),
         "trainer.model.dropout": (job.trainer.model.dropout, 1.0),
