@@ -23,10 +23,12 @@ from conf.errors import BadSpec
 from conf.schema import BadRecord, DataSpec, Encoding
 from data_pipeline.cache import open_cache
 from data_pipeline.encoding import png
+from data_pipeline.far_shards import FarShards
 from data_pipeline.manifest import Manifest, Shard
+from data_pipeline.near_shards import NearShards
 from data_pipeline.order import Blocks, Places
 from data_pipeline.records import CRC_BYTES, CorruptRecord, Record, decode, encode, masked_crc
-from data_pipeline.shard_files import CURE, PAIR_BYTES, FarShards, Groups, NearShards, OpenShard, ShardFiles, missing
+from data_pipeline.shard_files import CURE, PAIR_BYTES, Groups, OpenShard, ShardFiles, missing
 from storage.data_dir import MANIFEST, index_name, labels_name
 from storage.store import Store, open_store
 
