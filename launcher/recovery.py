@@ -135,10 +135,12 @@ def diagnose(statuses: Mapping[int, WorkerStatus], stop_requested: bool, stalled
     """How an attempt ended, from the last status of every rank. `stalled` names ranks that made no progress."""
     step = max((trained_step(status) or 0 for status in statuses.values()), default=0)
     if stalled:
-        first = statuses[stalled[0]]
-        message = f"no progress from {ranks(stalled)} for {first.silent_s:.0f} s"
-        if first.suspended:
-            message += f"; rank {first.rank} {account(first)}"
+        silent = statuses[stalled[0]]
+        culprit = None if silent.suspended else suspect(statuses)  # who waits for another is late before it
+        first = culprit or silent
+        message = f"no progress from {ranks(stalled)} for {silent.silent_s:.0f} s"
+        if first.suspended or culprit is not None:
+            message += f"; rank {first.rank}: {account(first)}"
         return Ending(Kind.hang, first.rank, None, trained_step(first), first.first_step, message)
     deaths = [status for status in statuses.values() if status.ended and status.exit_code != DONE]
     if not deaths:

@@ -69,7 +69,22 @@ def test_in_a_hang_the_suspended_one_is_named():
     statuses = by_rank(living(0, silent_s=61.0), living(1, silent_s=60.5, suspended=True))
     ending = diagnose(statuses, stop_requested=False, stalled=[1, 0])
     assert (ending.kind, ending.rank) == (Kind.hang, 1)
-    assert "no progress from ranks 0, 1" in ending.message and "rank 1 stands still" in ending.message
+    assert "no progress from ranks 0, 1" in ending.message and "rank 1: stands still" in ending.message
+
+
+@pytest.mark.parametrize(
+    ("frozen", "words"), [({"suspended": True}, "stands still"), ({"unheard_s": 4.0}, "has not answered for 4 s")]
+)
+def test_in_a_hang_the_one_that_the_silent_wait_for_is_named_before_it_is_late_itself(frozen, words):
+    statuses = by_rank(living(0, silent_s=4.8, **frozen), living(1, silent_s=5.1))
+    ending = diagnose(statuses, stop_requested=False, stalled=[1])
+    assert (ending.kind, ending.rank) == (Kind.hang, 0)
+    assert "no progress from rank 1 for 5 s; rank 0: " in ending.message and words in ending.message
+
+
+def test_in_a_hang_that_nobody_explains_the_most_silent_one_is_named():
+    ending = diagnose(by_rank(living(0, silent_s=3.0), living(1, silent_s=5.1)), stop_requested=False, stalled=[1])
+    assert (ending.kind, ending.rank, ending.message) == (Kind.hang, 1, "no progress from rank 1 for 5 s")
 
 
 @pytest.mark.parametrize(
