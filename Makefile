@@ -67,9 +67,18 @@ models: $(VENV)/.installed-dev ## every model of keras.applications against Kera
 memory: $(VENV)/.installed-dev ## peaks with and without rematerialisation, what fits, models over several devices: minutes
 	$(PY) -m pytest --durations=5 tests/trainer/memory_runs.py tests/end_to_end/fitting.py
 
+# Each takes six to twelve minutes and wants the machine for itself; CHAOS_PATIENCE=3 is for a busy one.
 .PHONY: chaos
-chaos: $(VENV)/.installed-dev ## a quarter of an hour of deaths: every phase, law 4, and a seeded storm; CHAOS_SEED=2 for another
-	$(PY) -m pytest -o faulthandler_timeout=0 tests/chaos/drain.py tests/chaos/elastic.py tests/chaos/law4.py tests/chaos/deaths.py tests/chaos/soak.py $(TESTS)
+chaos: $(VENV)/.installed-dev ## a seeded storm of deaths in a bucket, a host that drains, one that goes and comes back; CHAOS_SEED=2 for another
+	$(PY) -m pytest -o faulthandler_timeout=0 --durations=0 --durations-min=5 tests/chaos/drain.py tests/chaos/elastic.py tests/chaos/soak.py $(TESTS)
+
+.PHONY: deaths
+deaths: $(VENV)/.installed-dev ## worker, agent, driver, raylet and head die or stand still in every phase of a job
+	$(PY) -m pytest -o faulthandler_timeout=0 --durations=0 --durations-min=5 tests/chaos/deaths.py $(TESTS)
+
+.PHONY: law4
+law4: $(VENV)/.installed-dev ## ten deaths of one training, four ways: the same bits as without
+	$(PY) -m pytest -o faulthandler_timeout=0 --durations=0 --durations-min=5 tests/chaos/law4.py $(TESTS)
 
 .PHONY: check
 check: $(VENV)/.installed-dev ## lint, format and types

@@ -1,4 +1,4 @@
-"""What `make chaos` shares with the end-to-end tests, and its own ways of showing a table."""
+"""What `make chaos`, `make deaths` and `make law4` share with the end-to-end tests, and a way to show a table."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,4 +1,4 @@
-"""`make chaos`: whatever a job is made of dies or stands still, in each of its phases; it goes on and ends the same.
+"""`make deaths`: whatever a job is made of dies or stands still, in each of its phases; it goes on and ends the same.
 
 The chief's own fault (`fault.freeze_rank=0 fault.during=...`) holds the job at a phase. Then the victim is hit, and the
 chief goes on, unless it is the victim. CHAOS_PATIENCE=3 gives a busy machine three times as long.

@@ -1,4 +1,4 @@
-"""`make chaos`: law 4. Killed at ten random moments, a training ends with the bits of one that was not.
+"""`make law4`: law 4. Killed at ten random moments, a training ends with the bits of one that was not.
 
 Weights, optimizer and all other state, every point of every curve, the report, the step at which it stopped early. On
 two, one and two workers again: `elastic.py`.

@@ -1,6 +1,6 @@
 """Whatever dies or stands still around the workers: no hang, no orphan, and the same command goes on.
 
-The workers are fake, everything round them is real. Real workers, and hosts: `make chaos`.
+The workers are fake, everything round them is real. Real workers, and hosts: `make deaths`, `make chaos`.
 """
 
 import json

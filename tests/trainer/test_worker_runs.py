@@ -87,7 +87,7 @@ def test_mixed_precision_computes_otherwise_and_learns_as_well(root, calm, preci
 
 
 def test_a_run_in_float16_goes_on_with_its_loss_scale(root):
-    """All other state: the phased runs, and `make chaos`."""
+    """All other state: the phased runs, and `make law4`."""
     asked = job(root, Precision.mixed_float16.name, precision=Precision.mixed_float16)
     calm = run(asked)  # ends at once where the test above has trained it
     step = Path("checkpoints", "step_00000020")
