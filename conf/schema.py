@@ -88,7 +88,7 @@ class DataSpec:
     remainder: Remainder = Remainder.drop
     memory_bytes: int = 536_870_912  # a split whose decoded images fit in is decoded once and kept; 0: never
     on_corrupt: BadRecord = BadRecord.stop
-    max_corrupt: int = 100  # corrupt records of a split that are skipped before it stops all the same
+    max_corrupt: int = 100  # corrupt records of a split that the job skips, over all workers, before it stops
     shuffle: bool = True  # a new permutation every epoch; false keeps the prepared order
     order: Order = Order.auto  # what kind of permutation
     cache_dir: str | None = None  # where shards of gs:// are kept on each host; default: the temporary folder

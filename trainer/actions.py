@@ -2,13 +2,14 @@
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from conf.files import dump_job
 from conf.schema import BadRecord
 from storage import run_dir as names
 from storage.run_dir import RunDir
+from trainer.budget import TrainingBudget
 from trainer.checkpoints import CheckpointWriter
 from trainer.curves import Curves
 from trainer.far_events import FarEvents
@@ -118,6 +119,20 @@ class TrainingCurves:
         progress.skipped += self._session.num_skipped(progress)
         progress.window = Window()
         self._since = time.perf_counter()
+
+
+def after_loop(session: Session, progress: Progress) -> Callable[[Progress], None]:
+    """What every call of the compiled loop is followed by, of a training that begins at `progress`."""
+    report = ProgressReport(session)
+    if not skips(session):
+        return report
+    budget = TrainingBudget(session.manifest, session.job.data, session.num_skipped, progress)
+
+    def both(progress: Progress) -> None:
+        report(progress)
+        budget(progress)
+
+    return both
 
 
 def skips(session: Session) -> bool:

@@ -55,6 +55,7 @@ class Progress:
     loop_steps: int = 0
     stopping: bool = False
     skipped: int = 0  # corrupt examples that were left out, as of the last point on the curves
+    lost: int = 0  # of them those of the epoch at hand, as trainer/budget.py counts
     finished: str | None = None  # why it ended before its last step
     ends: Sequence[int] = ()  # of the phases: no call of the compiled loop goes beyond one
     left_out: frozenset[int] = frozenset()  # steps, counted from 1, whose batches are passed over: they blew up
@@ -76,6 +77,7 @@ class Progress:
             "window": asdict(self.window),
             "last_metrics": self.last_metrics,
             "skipped": self.skipped,
+            "lost": self.lost,
             "left_out": sorted(self.left_out),
         }
 
@@ -83,7 +85,7 @@ class Progress:
         """Go on from what a checkpoint kept."""
         self.step, self.window = int(saved["step"]), Window(**saved["window"])
         self.last_metrics = dict(saved["last_metrics"])
-        self.skipped = int(saved.get("skipped", 0))
+        self.skipped, self.lost = int(saved.get("skipped", 0)), int(saved.get("lost", 0))
         self.left_out |= {int(step) for step in saved.get("left_out", ())}
 
 

@@ -22,7 +22,7 @@ from data_pipeline.manifest import Manifest, load_manifest
 from data_pipeline.order import evaluation_steps, examples_before, steps_per_epoch
 from data_pipeline.pipeline import evaluation_dataset, training_dataset
 from data_pipeline.reader import Skipped
-from trainer import precision
+from trainer import budget, precision
 from trainer.averages import WeightAverages
 from trainer.batch_norm import averaging, batch_norms, statistics_of
 from trainer.channel import Channel
@@ -222,11 +222,14 @@ class Session:
         dataset = self._evaluation_dataset(split)
         num_steps = evaluation_steps(self.manifest.splits[split].num_examples, self.eval_shape.global_batch_size)
         with self.averaged():
-            return self.evaluator.measure(
+            counts = self.evaluator.measure(
                 dataset,
                 num_steps,
                 lambda done: self.channel.say("progress", phase="evaluating", done=done, of=num_steps),
             )
+        lost = self.manifest.splits[split].num_examples - counts.num_examples
+        budget.check(self.manifest, split, self.job.data, lost)
+        return counts
 
     def _evaluation_dataset(self, split: str) -> tf.data.Dataset:
         """Made once a split: small ones are decoded when they are made."""

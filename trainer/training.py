@@ -328,7 +328,7 @@ def _run(
             session.job.trainer.steps_per_loop,
             due,
             lambda: session.channel.stop_requested,
-            actions.ProgressReport(session),
+            actions.after_loop(session, progress),
         )
     if progress.stopping:
         session.channel.say("progress", phase="saving", step=progress.step, steps=progress.steps)

@@ -1,6 +1,8 @@
 """A training that leaves corrupt records out: their number is in curves and report, and each is told by name."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,21 +11,39 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from conf.files import dump_job
 from conf.schema import BadRecord, DataSpec, JobSpec, StorageSpec
+from data_pipeline.order import BatchShape
+from data_pipeline.pipeline import training_order
 from data_pipeline.prepare import prepare
+from data_pipeline.reader import open_split
 from tests.data_pipeline.damaging import cut_image, labelled, rewritten
+from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def worker(folder: Path, job: JobSpec) -> tuple[int, str]:
     """Exit code and output of one worker that a person started."""
+    (ended,) = workers(folder, job, 1)
+    return ended
+
+
+def workers(folder: Path, job: JobSpec, count: int) -> list[tuple[int, str]]:
+    """The same of several, which train together."""
     job.run_id, job.storage.root = "run", str(folder / "runs")
     path = folder / "runs" / "run" / "job.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(dump_job(job))
     command = [sys.executable, "-m", "trainer.worker", "--job", str(path)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
-    return ended.returncode, ended.stdout + ended.stderr
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
+    running = []
+    for rank in range(count):
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+        environment |= {"TF_CONFIG": json.dumps(config)} if count > 1 else {}
+        with (folder / f"{rank}.log").open("w") as log:
+            running.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
+    codes = [process.wait(timeout=250) for process in running]
+    return [(code, (folder / f"{rank}.log").read_text()) for rank, code in enumerate(codes)]
 
 
 def damaged_job(folder: Path) -> JobSpec:
@@ -55,3 +75,30 @@ def test_without_leave_the_first_ends_the_job_by_name(tmp_path: Path) -> None:
     assert code == 1
     (line,) = [line for line in output.splitlines() if line.startswith("error ")]
     assert "error_kind=bad_data" in line and "train-00000-of-00001.tfrecord: corrupt record" in line
+
+
+def test_the_budget_is_that_of_the_job_and_ends_every_worker_at_the_same_step(tmp_path: Path) -> None:
+    """One bad record each is within the budget of each worker's reader; the job has two of them."""
+    job = damaged_job(tmp_path)
+    manifest = prepare(JobSpec(data=DataSpec(num_shards=1), storage=StorageSpec(root=str(tmp_path / "other"))))
+    assert manifest is not None
+    size = job.trainer.global_batch_size
+    firsts = []  # that each worker sees
+    for rank in range(2):
+        order = training_order(
+            open_split(manifest, "train", job.data), job.data, job.seed, BatchShape(size, 1, 2), range(rank, rank + 1)
+        )
+        firsts.append(int(order.batches(0, 1).examples[0, 0]))
+    rewritten(manifest, "train", dict.fromkeys(firsts, cut_image))
+    job.data.path, job.data.on_corrupt, job.data.max_corrupt = manifest.url, BadRecord.skip, 1
+    job.trainer.steps, job.cluster.workers = 15, 2  # less than an epoch: no worker ever meets the other's
+    found = workers(tmp_path, job, 2)
+    law = "2 examples of train are corrupt, over all workers, and data.max_corrupt=1"
+    for code, output in found:
+        assert code == 1, output
+        assert output.count("WARNING data_pipeline.reader skipped") == 1
+        assert re.search(f"^data_pipeline.records.CorruptRecord: .*{law}", output, re.M)
+    output = found[0][1]
+    (line,) = [line for line in output.splitlines() if line.startswith("error ")]
+    assert "error_kind=bad_data" in line and law in line
+    assert re.findall(r"^progress phase=training step=(\d+)", output, re.M) == ["10"]
