@@ -36,10 +36,11 @@ def finish(
     if len(notes) < len(plans):
         return load_manifest(store.url) if is_prepared(store.url) else None
     manifest = _manifest(store.url, notes, source.classes, job, digest)
-    store.put(REPORT, to_json(report(store, manifest, notes)))
     path = local_source(job.data)
-    if path is not None:
-        store.put(SOURCE_FILES, to_lines(_source_files(path, files, source, plans, notes)))
+    with store.together() as group:
+        group.put(REPORT, to_json(report(store, manifest, notes)))
+        if path is not None:
+            group.put(SOURCE_FILES, to_lines(_source_files(path, files, source, plans, notes)))
     if not store.put_if_absent(MANIFEST, manifest.to_json()):
         _log.info("another preparation of %s finished first", store.url)
         return load_manifest(store.url)
@@ -117,10 +118,11 @@ def _clean(store: Store, plans: Iterable[ShardPlan]) -> None:
     """Remove the notes, and shards with a note that belong to an earlier preparation which planned otherwise."""
     planned = {plan.name for plan in plans}
     ends = note_name("")
-    for stored in list(store.list()):
-        shard = stored.name.removesuffix(ends)
-        if not stored.name.endswith(ends):
-            continue
-        for name in () if shard in planned else file_names(shard):
-            store.delete(name)
-        store.delete(stored.name)
+    with store.together() as group:
+        for stored in list(store.list()):
+            shard = stored.name.removesuffix(ends)
+            if not stored.name.endswith(ends):
+                continue
+            for name in () if shard in planned else file_names(shard):
+                group.delete(name)
+            group.delete(stored.name)

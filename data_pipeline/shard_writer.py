@@ -16,7 +16,7 @@ from data_pipeline.shards import ShardNote, ShardPlan, put_note
 from data_pipeline.sources import Example
 from storage.data_dir import index_name, keys_name, labels_name
 from storage.source_files import content_mark
-from storage.store import Store
+from storage.store import Group, Store
 
 _EXAMPLES_PER_TASK = 32
 _PAIR = struct.Struct("<QQ")
@@ -103,11 +103,17 @@ def write_shard(
 ) -> ShardNote:
     """Encode, frame and store the shard and what lies beside it, then its note."""
     shard = _Shard(plan, num_classes)
-    stored = store.put_chunks(plan.name, shard.chunks(_encoded(plan.examples, data, pool, advance), data.on_bad_file))
+    encoded = _encoded(plan.examples, data, pool, advance)
+    with store.together() as files:
+        return _write_all(files, plan, shard, shard.chunks(encoded, data.on_bad_file))
+
+
+def _write_all(files: Group, plan: ShardPlan, shard: _Shard, chunks: Iterator[bytes]) -> ShardNote:
+    stored = files.put_chunks(plan.name, chunks)
     keys = "".join(f"{json.dumps(key)}\n" for key in shard.keys).encode()
-    index = store.put_buffers(index_name(plan.name), [bytes(shard.offsets)])
-    labels = store.put_buffers(labels_name(plan.name), [np.array(shard.labels, "<i4").tobytes()])
-    named = store.put_buffers(keys_name(plan.name), [keys])
+    index = files.put_buffers(index_name(plan.name), [bytes(shard.offsets)])
+    labels = files.put_buffers(labels_name(plan.name), [np.array(shard.labels, "<i4").tobytes()])
+    named = files.put_buffers(keys_name(plan.name), [keys])
     entry = Shard(
         name=plan.name,
         num_examples=len(shard.keys),
@@ -121,7 +127,7 @@ def write_shard(
     contents, file_marks = "".join(shard.contents), "".join(shard.file_marks)
     found = (shard.image_sizes(), contents, file_marks, shard.sides(), shard.skipped)
     note = ShardNote(plan.identity, entry, plan.split, *found)
-    put_note(store, note)
+    put_note(files, note)
     return note
 
 

@@ -18,7 +18,7 @@ from data_pipeline.manifest import ImageSizes, Shard
 from data_pipeline.sources import Example
 from storage.data_dir import index_name, keys_name, labels_name, shard_name
 from storage.source_files import file_state
-from storage.store import NotStored, Store
+from storage.store import Group, NotStored, Store
 
 _DECODED = 8  # times the size of a file: a photograph as its pixels
 _ESTIMATED_BYTES = 1024  # of an image whose size cannot be known before it is drawn
@@ -123,9 +123,9 @@ def finished_note(store: Store, plan: ShardPlan) -> ShardNote | None:
     return note if whole else None
 
 
-def put_note(store: Store, note: ShardNote) -> None:
-    """Say that the shard is finished."""
-    store.put(note_name(note.shard.name), json.dumps(asdict(note)).encode())
+def put_note(files: Group, note: ShardNote) -> None:
+    """Say that the shard is finished, behind all that it tells of."""
+    files.put(note_name(note.shard.name), json.dumps(asdict(note)).encode())
 
 
 def file_names(shard: str) -> list[str]:

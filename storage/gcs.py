@@ -103,6 +103,11 @@ class GcsStore:
 
             return self._upload(name, rewound)
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator["GcsStore"]:
+        """One by one: each object has a request of its own here, and there is nothing to wait for in common."""
+        yield self
+
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Write `data` unless `name` exists; say whether this call wrote it. `data` should hold a nonce.
 

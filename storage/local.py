@@ -12,14 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-import google_crc32c
-
+from storage.local_group import LocalGroup
 from storage.names import UNFINISHED, checked_name, checked_prefix, disk_error
-from storage.store import Stored, StoreError
-
-CHUNK_BYTES = 4 << 20
-GATHER_BYTES = 1 << 20
-GATHER_CHUNKS = 256  # the kernel takes 1024
+from storage.store import Group, Stored, StoreError
+from storage.whole_files import Chunks, chunks_of, file_chunks, sync_folder, unfinished, write
 
 
 def open(url: str) -> "LocalStore":
@@ -45,28 +41,38 @@ class LocalStore:
 
     def put_buffers(self, name: str, buffers: Sequence[bytes | memoryview]) -> Stored:
         """Write the buffers one after the other under `name`."""
-        return self._publish(name, _chunks(buffers))
+        return self._publish(name, chunks_of(buffers))
 
     def put_file(self, name: str, path: Path) -> Stored:
         """Copy the local file `path` to `name`."""
         with self._errors("put", name):
-            return self._publish(name, _file_chunks(path))
+            return self._publish(name, file_chunks(path))
 
     def put_chunks(self, name: str, chunks: Iterable[bytes]) -> Stored:
         """Write what `chunks` makes under `name`, as it is made."""
         return self._publish(name, chunks)
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[Group]:
+        """Objects that are synced, and then named, when the block ends."""
+        group = LocalGroup(self.root, self.url)
+        try:
+            yield group
+            group.publish()
+        finally:
+            group.close()
+
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Write `data` unless `name` exists; say whether this call wrote it."""
         final = self._path(name)
         with self._errors("put", name):
-            with _unfinished(final) as temporary:
-                _write(temporary, _chunks([data]))
+            with unfinished(final) as temporary:
+                write(temporary, chunks_of([data]))
                 try:
                     os.link(temporary, final)
                 except FileExistsError:
                     return False
-            _sync_folder(final.parent)
+            sync_folder(final.parent)
             return True
 
     def get(self, name: str) -> bytes:
@@ -85,8 +91,8 @@ class LocalStore:
     def get_file(self, name: str, path: Path) -> None:
         """Copy the object to the local file `path`, which appears whole or not at all."""
         source = self._path(name)
-        with self._errors("read", name), _unfinished(path) as temporary:
-            _write(temporary, _file_chunks(source))
+        with self._errors("read", name), unfinished(path) as temporary:
+            write(temporary, file_chunks(source))
             os.replace(temporary, path)
 
     def list(self, prefix: str = "") -> Iterable[Stored]:
@@ -111,14 +117,14 @@ class LocalStore:
         path = self._path(name)
         with self._errors("delete", name), contextlib.suppress(FileNotFoundError):
             path.unlink()
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
 
     def delete_folder(self, name: str) -> None:
         """Remove every object below `name/`, and what interrupted writers left there."""
         folder = self._path(name)
         with self._errors("delete", name), contextlib.suppress(FileNotFoundError):
             shutil.rmtree(folder)
-            _sync_folder(folder.parent)
+            sync_folder(folder.parent)
 
     def local_path(self, name: str) -> Path | None:
         """Where the object lies on this machine's disk."""
@@ -136,13 +142,13 @@ class LocalStore:
     def _path(self, name: str) -> Path:
         return self.root / checked_name(self.url, name)
 
-    def _publish(self, name: str, chunks: Iterable[bytes | memoryview]) -> Stored:
+    def _publish(self, name: str, chunks: Chunks) -> Stored:
         final = self._path(name)
         with self._errors("put", name):
-            with _unfinished(final) as temporary:
-                size, crc32c = _write(temporary, chunks)
+            with unfinished(final) as temporary:
+                size, crc32c = write(temporary, chunks)
                 os.replace(temporary, final)
-            _sync_folder(final.parent)
+            sync_folder(final.parent)
         return Stored(name, size, crc32c)
 
     def _walk(self, prefix: str) -> Iterator[Stored]:
@@ -160,83 +166,3 @@ class LocalStore:
             yield
         except OSError as error:
             raise disk_error(what, f"{self.url}/{name}", error) from error
-
-
-@contextlib.contextmanager
-def _unfinished(final: Path) -> Iterator[Path]:
-    """A temporary name beside `final`, gone at the end whatever happens."""
-    _make_folder(final.parent)
-    temporary = final.with_name(f".{final.name}.{secrets.token_hex(8)}{UNFINISHED}")
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _make_folder(folder: Path) -> None:
-    """Make the folder so that it outlives a power cut: each parent is synced after it has a new child."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
-
-
-def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int, int]:
-    """Write and sync a new file; its size and crc32c."""
-    size = crc32c = 0
-    with path.open("xb", buffering=0) as file:
-        for gathered in _gathered(chunks):
-            _write_all(file.fileno(), gathered)
-            for chunk in gathered:
-                crc32c = google_crc32c.extend(crc32c, bytes(chunk))
-                size += len(chunk)
-        os.fsync(file.fileno())
-    return size, crc32c
-
-
-def _gathered(chunks: Iterable[bytes | memoryview]) -> Iterator[list[bytes | memoryview]]:
-    """Small chunks together: the kernel takes a megabyte at once at half the cost of ten pieces of it."""
-    waiting: list[bytes | memoryview] = []
-    num_bytes = 0
-    for chunk in chunks:
-        waiting.append(chunk)
-        num_bytes += len(chunk)
-        if num_bytes >= GATHER_BYTES or len(waiting) >= GATHER_CHUNKS:
-            yield waiting
-            waiting, num_bytes = [], 0
-    if waiting:
-        yield waiting
-
-
-def _write_all(descriptor: int, buffers: Sequence[bytes | memoryview]) -> None:
-    written = os.writev(descriptor, buffers)
-    for buffer in buffers:
-        if written >= len(buffer):
-            written -= len(buffer)
-            continue
-        rest = memoryview(buffer)[written:]  # a full disk or a signal: what is left, piece by piece
-        written = 0
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
-
-
-def _chunks(buffers: Sequence[bytes | memoryview]) -> Iterator[memoryview]:
-    for buffer in buffers:
-        view = memoryview(buffer).cast("B")
-        for start in range(0, len(view), CHUNK_BYTES):
-            yield view[start : start + CHUNK_BYTES]
-
-
-def _file_chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

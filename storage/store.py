@@ -6,6 +6,7 @@ A store is a folder somewhere. Names inside it are relative, with forward slashe
 
 import importlib
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +33,22 @@ class NotStored(StoreError):
     """There is no object of that name."""
 
 
+class Group(Protocol):
+    """Objects that are published together: `put` and its like as a `Store` has them, but done when the group ends."""
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write `data` under `name`."""
+
+    def put_buffers(self, name: str, buffers: Sequence[bytes | memoryview]) -> Stored:
+        """The same of content that lies in several places in memory."""
+
+    def put_chunks(self, name: str, chunks: Iterable[bytes]) -> Stored:
+        """The same of content that is made while it is written."""
+
+    def delete(self, name: str) -> None:
+        """Remove the object, behind everything that was put."""
+
+
 class Store(Protocol):
     """A folder of immutable-ish objects, near or far. Raises StoreError, NotStored."""
 
@@ -51,6 +68,13 @@ class Store(Protocol):
 
     def put_chunks(self, name: str, chunks: Iterable[bytes]) -> Stored:
         """Like `put`, for content that is made while it is written; an error in making it leaves nothing."""
+
+    def together(self) -> AbstractContextManager[Group]:
+        """A block whose objects are published when it ends, in their order, faster than one by one.
+
+        Each of them is whole or absent, as always; not all or none of them. An error in the block leaves none that a
+        disk would hold, while a far store may have published the first.
+        """
 
     def get(self, name: str) -> bytes:
         """The object's bytes."""

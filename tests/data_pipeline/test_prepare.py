@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -231,6 +232,36 @@ def test_a_killed_preparation_goes_on(tmp_path: Path, repository: Path) -> None:
     assert {
         name: data for name, data in contents(load_manifest(str(url))).items() if "unfinished" not in name
     } == contents(whole)
+
+
+def test_what_a_power_cut_leaves_is_never_taken_for_whole(
+    prepare_set: Prepare, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order of what is synced and what is named: before a note all that it tells of, before the manifest all."""
+    calls: list[tuple[str, str]] = []
+
+    def noted(name: str, place: int, named: Callable[[Any], str]) -> None:
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args: (calls.append((name, named(args[place]))), real(*args))[1])
+
+    noted("fsync", 0, lambda file: os.readlink(f"/proc/self/fd/{file}"))
+    noted("replace", 1, str)
+    noted("link", 1, str)
+    manifest = prepare_set(name="folder", path=str(folder), num_shards=3)
+    synced = [path for name, path in calls if name == "fsync"]
+    shards = [f"{manifest.url}/{shard.name}" for split in manifest.splits.values() for shard in split.shards]
+    end = calls.index(("link", f"{manifest.url}/manifest.json"))
+    for shard in shards:
+        named = calls.index(("replace", f"{shard}.note.json"))
+        for name in (shard, f"{shard}.index", f"{shard}.labels", f"{shard}.keys"):
+            hidden = f"/.{Path(name).name}."
+            own = next(at for at, (what, path) in enumerate(calls) if what == "fsync" and hidden in path)
+            assert own < calls.index(("replace", name)) < named < end
+    last = max(at for at, (name, _) in enumerate(calls) if name == "replace")
+    assert ("fsync", manifest.url) in calls[last:end]
+    # Six for each shard: its five files, and their folder. For the set: folders that are made, report, list of source
+    # files, their folder, the manifest, its folder, and at last the folder without the notes.
+    assert len(shards) == 9 and len(synced) <= 6 * len(shards) + 9
 
 
 def test_progress_and_errors_go_to_the_pipe(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

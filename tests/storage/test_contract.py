@@ -110,6 +110,42 @@ def test_chunks_that_are_made_while_they_are_written(store: Store) -> None:
     assert names(store) == ["empty", "made"] and store.get("made") == whole
 
 
+def test_what_is_put_together_is_there_when_the_block_ends(store: Store) -> None:
+    """Each object with its checksum; what is deleted in the block is gone, though nobody had put it."""
+    whole = os.urandom(MORE_THAN_ONE_REQUEST)
+    store.put("old", b"1")
+    with store.together() as group:
+        made = group.put_chunks("made", (whole[at : at + 100_000] for at in range(0, len(whole), 100_000)))
+        assert (made.name, made.size, made.crc32c) == ("made", len(whole), google_crc32c.value(whole))
+        assert group.put_buffers("folder/several", [b"ab", b"", memoryview(b"c")]).crc32c == google_crc32c.value(b"abc")
+        group.put("old", b"2")
+        group.put("last", b"")
+        group.delete("never")
+        assert store.get("old") in (b"1", b"2")
+        with pytest.raises(StoreError):
+            group.put("../outside", b"")
+    assert names(store) == ["folder/several", "last", "made", "old"]
+    assert store.get("made") == whole and store.get("folder/several") == b"abc" and store.get("old") == b"2"
+    with store.together() as group:
+        group.delete("old")
+        group.put("new", b"3")
+    assert names(store) == ["folder/several", "last", "made", "new"]
+
+
+def test_an_error_in_a_group_leaves_no_half_of_an_object(store: Store) -> None:
+    """And on a disk nothing at all: names come when everything is there."""
+
+    def failing() -> Iterator[bytes]:
+        yield os.urandom(MORE_THAN_ONE_REQUEST)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), store.together() as group:
+        group.put("first", b"whole")
+        group.put_chunks("second", failing())
+    is_far = store.local_path("x") is None and store.url.startswith("gs://")
+    assert names(store) == (["first"] if is_far else [])
+
+
 def test_folders_are_listed_without_what_is_in_them(store: Store) -> None:
     """Folders directly in the store alone; objects beside them are none."""
     assert list(store.list_folders()) == []

@@ -5,6 +5,7 @@ import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +79,32 @@ def test_bytes_are_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: p
     store.put("x", b"1")
     store.put_if_absent("y", b"1")
     assert calls == ["fsync", "replace", "fsync", "fsync", "link", "fsync"]
+
+
+def test_a_group_waits_for_the_disk_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All files synced, then all named in their order, then what goes, then the folder, a single time."""
+    store = LocalStore(tmp_path)
+    store.put("gone", b"1")
+    calls: list[str] = []
+    for owner, name in ((os, "fsync"), (os, "replace"), (Path, "unlink")):
+        real = getattr(owner, name)
+
+        def noted(*args: Any, name: str = name, real: Any = real, **kwargs: Any) -> Any:
+            last = args[-1] if not isinstance(args[-1], int) else os.readlink(f"/proc/self/fd/{args[-1]}")
+            calls.append(f"{name} {Path(last).name.partition('.')[0] or Path(last).name.split('.')[1]}")
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, noted)
+    with store.together() as group:
+        group.put("x", b"1")
+        group.delete("gone")
+        group.put_chunks("y", [b"2"])
+        group.put_buffers("z", [b"3"])
+        assert not calls and os.listdir(tmp_path) and not store.exists("x")
+    named = [f"replace {name}" for name in "xyz"]
+    assert calls[:8] == ["fsync x", "fsync y", "fsync z", *named, "unlink gone", f"fsync {tmp_path.name}"]
+    assert not [call for call in calls[8:] if not call.startswith("unlink")]
+    assert sorted(os.listdir(tmp_path)) == ["x", "y", "z"]
 
 
 def test_a_new_folder_is_synced_into_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import requests
 
-from storage import local
+from storage import local, whole_files
 from storage.run_dir import RunDir
 from trainer.checkpoints import CheckpointWriter, save
 from trainer.retention import Retention
@@ -57,7 +57,7 @@ def watch_disk(countdown: Countdown) -> None:
     for name in ("fsync", "replace", "link", "unlink", "rmdir", "mkdir"):
         countdown.around(os, name)
     countdown.around(Path, "unlink")
-    real = local._write
+    real = local.write
 
     def write(path: Path, chunks: Any) -> tuple[int, int]:
         def counted() -> Iterator[Any]:
@@ -67,7 +67,7 @@ def watch_disk(countdown: Countdown) -> None:
 
         return real(path, counted())
 
-    local._write = write  # type: ignore[assignment]
+    local.write = write  # type: ignore[assignment]
 
 
 def watch_network(countdown: Countdown) -> None:
@@ -96,7 +96,7 @@ def fork_one(root: str, run_id: str, states: States, watch: Callable[[Countdown]
 
 def main(root: str, path: str) -> None:
     """Kill a writer at its first operation, another at its second, until one gets through; print the run ids."""
-    local.CHUNK_BYTES = CHUNK_BYTES
+    whole_files.CHUNK_BYTES = CHUNK_BYTES
     watch = watch_network if root.startswith("gs://") else watch_disk
     run_ids: list[str] = []
     with np.load(path) as arrays:
