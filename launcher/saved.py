@@ -22,7 +22,7 @@ WHOLE = "/manifest.json"
 #: Where and how it runs. It may change from one attempt to the next.
 FREE = ("cluster", "submit")
 #: Keys of the frozen parts that may change too: they say what to do about a failure.
-POLICIES = ("trainer.on_blow_up", "trainer.max_blow_ups")
+POLICIES = ("trainer.on_blow_up", "trainer.max_blow_ups", "data.on_corrupt", "data.max_corrupt")
 
 
 def reconcile(saved: JobSpec, asked: Asked) -> JobSpec:

@@ -16,7 +16,7 @@ def check(manifest: Manifest, split: str, data: DataSpec, lost: int) -> None:
     """CorruptRecord where more examples of a split were left out than `data.max_corrupt`."""
     if data.on_corrupt is BadRecord.skip and lost > data.max_corrupt:
         law = f"{lost} examples of {split} are corrupt, over all workers, and data.max_corrupt={data.max_corrupt}"
-        cure = "events.jsonl names them; prepare the set again, or allow more"
+        cure = "events.jsonl names them; prepare the set again, or go on with a larger data.max_corrupt"
         raise CorruptRecord(f"{manifest.url}: {law} - {cure}")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conf.errors import BadSpec
-from conf.schema import BadFile, OnBlowUp
+from conf.schema import BadFile, BadRecord, OnBlowUp
 from launcher.compose import Asked, compose
 from launcher.lease import EXPIRES_S, LEASE, Lease, Owner, birth, is_alive
 from launcher.saved import amended, beginning, discard, existing_run, freeze, open_run, reconcile
@@ -59,6 +59,12 @@ def test_what_to_do_about_a_blow_up_may_change():
     job = reconcile(SAVED, compose(["trainer.on_blow_up=skip", "trainer.max_blow_ups=9"]))
     assert (job.trainer.on_blow_up, job.trainer.max_blow_ups) == (OnBlowUp.skip, 9)
     assert job.trainer.steps == SAVED.trainer.steps
+
+
+def test_what_to_do_about_corrupt_records_may_change():
+    job = reconcile(SAVED, compose(["data.on_corrupt=skip", "data.max_corrupt=9"]))
+    assert (job.data.on_corrupt, job.data.max_corrupt) == (BadRecord.skip, 9)
+    assert job.data.name == SAVED.data.name
 
 
 def test_the_cluster_comes_from_the_command_line_if_it_speaks_of_it_else_from_the_file():
