@@ -144,6 +144,21 @@ def test_a_missing_shard_takes_from_the_budget(photographs_set: Manifest) -> Non
         an_epoch(photographs_set, replace(data, max_corrupt=shard.num_examples - 1))
 
 
+def test_of_a_cut_shard_what_is_left_is_used(photographs_set: Manifest) -> None:
+    """What lies behind the cut takes from the budget, record by record."""
+    shard = photographs_set.splits["train"].shards[1]
+    path = Path(photographs_set.url, shard.name)
+    offset = np.fromfile(f"{path}.index", "<u8").reshape(-1, 2)[-2, 0]
+    path.write_bytes(path.read_bytes()[: int(offset) + 10])
+    told: list[Skipped] = []
+    data = replace(STREAMED, on_corrupt=BadRecord.skip, max_corrupt=2)
+    masks = np.concatenate([element["mask"] for element in an_epoch(photographs_set, data, told)])
+    records = [shard.num_examples - 2, shard.num_examples - 1]
+    assert (masks == 0).sum() == 2 and sorted(skipped.record for skipped in told) == records
+    with pytest.raises(tf.errors.OpError, match=rf"CorruptRecord: .*{shard.name}: corrupt record \d+ at byte \d+"):
+        an_epoch(photographs_set, replace(data, max_corrupt=1))
+
+
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [

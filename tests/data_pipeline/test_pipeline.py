@@ -1,5 +1,6 @@
 """What a training loop gets: the right pixels at the right places, whichever way they are read, from any step."""
 
+import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,12 @@ from conf.errors import BadSpec
 from conf.schema import AugmentSpec, BadRecord, DataSpec, ModelSpec, Remainder
 from data_pipeline.images import resize, resolve_image_size
 from data_pipeline.manifest import Manifest
+from data_pipeline.near_shards import NearShards
 from data_pipeline.order import BatchShape, place_to_example
 from data_pipeline.pipeline import evaluation_dataset, training_dataset
 from data_pipeline.reader import RecordReader
 from data_pipeline.records import CorruptRecord, decode
+from storage.store import open_store
 
 Prepare = Callable[..., Manifest]
 Element = dict[str, np.ndarray]
@@ -228,6 +231,15 @@ def test_corrupt_records_are_skipped_within_a_budget(damaged: Manifest, data: Da
     with pytest.raises(tf.errors.OpError, match="corrupt record 9 "):
         too_many = replace(data, max_corrupt=1)
         list(evaluation_dataset(damaged, "train", too_many, BatchShape(50), range(1), 8))
+
+
+def test_offsets_are_mapped_and_not_read(digits: Manifest) -> None:
+    """However many records a shard has, only the pages of its index that are asked for take up memory."""
+    with NearShards(open_store(digits.url), digits.splits["train"].shards).open(2) as shard:
+        below: object = shard.places
+        while isinstance(below, np.ndarray):
+            below = below.base
+        assert isinstance(below, mmap.mmap) and len(below) == 16 * len(shard.places)
 
 
 def test_missing_and_cut_shards_are_named(damaged: Manifest) -> None:

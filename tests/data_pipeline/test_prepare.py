@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,24 @@ def test_the_manifest_tells_what_the_shards_hold(digits: Manifest) -> None:
             named = Path(digits.url, f"{shard.name}.keys").read_bytes()
             assert [json.loads(line) for line in named.splitlines()] == [decode(record).key for record in records]
             assert google_crc32c.value(named) == shard.keys_crc32c
+
+
+def test_the_manifest_tells_features_seed_and_versions(digits: Manifest) -> None:
+    """The features are such that TensorFlow parses every record by them; versions are those that are installed."""
+    stored = json.loads(Path(digits.url, MANIFEST).read_text())
+    assert stored["seed"] == digits.seed == 0
+    assert stored["versions"].items() >= {name: version(name) for name in ("numpy", "pillow", "google-crc32c")}.items()
+    kinds = {"bytes": tf.string, "int64": tf.int64, "float": tf.float32}
+    described = {
+        name: tf.io.FixedLenFeature([], kinds[text.split(":")[0]]) for name, text in stored["features"].items()
+    }
+    described["example/weight"] = tf.io.FixedLenFeature([], tf.float32, 1.0)
+    paths = [str(Path(digits.url, shard.name)) for split in digits.splits.values() for shard in split.shards]
+    parsed = tf.io.parse_example(list(tf.data.TFRecordDataset(paths)), described)
+    assert set(np.unique(parsed["image/height"])) == {8} and len(set(parsed["image/key"].numpy())) == 1797
+    (record,) = tf.data.TFRecordDataset(paths).take(1)
+    there = set(tf.train.Example.FromString(record.numpy()).features.feature)
+    assert there == set(stored["features"]) - {"example/weight"}
 
 
 def test_the_labels_of_a_split_come_without_its_images(digits: Manifest) -> None:
