@@ -40,6 +40,8 @@ def data_digest(data: DataSpec, seed: int) -> str:
     }
     if data.examples_per_class is not None:
         decides["examples_per_class"] = data.examples_per_class
+    if data.verify:
+        decides["verify"] = True
     if data.encoding is not Encoding.files:
         decides["encoding"] = data.encoding.name
     if data.name == "synthetic":

@@ -3,10 +3,12 @@
 `files`: JPEGs as they are, everything else losslessly as PNG. `pixels`: the decoded image, row by row.
 """
 
+import contextlib
 import io
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +16,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from conf.schema import Encoding
-from data_pipeline.jpeg import jpeg_head
+from data_pipeline.jpeg import JPEG_END, JPEG_START, jpeg_head
+from data_pipeline.jpeg_scan import scan_fault
 from data_pipeline.records import RAW
 from data_pipeline.sources import Example, Pixels
 from storage.source_files import content_mark
@@ -25,7 +28,6 @@ _PNG_AS_IS = frozenset({"L", "RGB", "LA", "RGBA", "I;16"})
 _CHANNELS = {"L": 1, "LA": 1, "I;16": 1}
 _LONGEST_UNASKED = 10_000  # pixels a side; of larger JPEGs Pillow is asked, which refuses bombs
 _PATHS = (str, Path)
-_JPEG_END = b"\xff\xd9"
 _JPEG_QUALITY = 95  # of a JPEG that data.max_side makes smaller
 
 
@@ -46,8 +48,10 @@ class Encoded:
     is_file: bool = False  # stored byte for byte
 
 
-def encode_image(example: Example, max_side: int | None, encoding: Encoding = Encoding.files) -> Encoded:
-    """The bytes to store for an example; BadImage when it is none."""
+def encode_image(
+    example: Example, max_side: int | None, encoding: Encoding = Encoding.files, verify: bool = False
+) -> Encoded:
+    """The bytes to store for an example; BadImage when it is none, or, with `verify`, when it is damaged inside."""
     image = example.image
     if callable(image):
         image = image()
@@ -57,6 +61,8 @@ def encode_image(example: Example, max_side: int | None, encoding: Encoding = En
         data = _read(image) if isinstance(image, _PATHS) else bytes(image)
     except OSError as error:
         raise BadImage(error.strerror or str(error)) from error
+    if verify:
+        _verify(data)
     mark = content_mark(data)
     head = jpeg_head(data) if encoding is Encoding.files else None
     if head is not None and max(head.height, head.width) <= (max_side or _LONGEST_UNASKED):
@@ -115,9 +121,28 @@ def _encode_pixels(pixels: Pixels, max_side: int | None, encoding: Encoding) -> 
 
 
 def _encode_file(data: bytes, max_side: int | None, encoding: Encoding) -> Encoded:
+    with _refusing(data), Image.open(io.BytesIO(data)) as image:
+        return _encode_opened(image, data, max_side, encoding)
+
+
+def _verify(data: bytes) -> None:
+    """BadImage where a file is damaged behind its head, as far as can be told; what is decoded anyway aside."""
+    with _refusing(data):
+        fault = None
+        if data.startswith(JPEG_START):
+            fault = scan_fault(data)
+        else:
+            with Image.open(io.BytesIO(data)) as image:
+                image.verify()  # the checksums of a PNG
+        if fault is not None:
+            raise BadImage(fault)
+
+
+@contextlib.contextmanager
+def _refusing(data: bytes) -> Iterator[None]:
+    """BadImage for what Pillow raises, which is of many kinds."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return _encode_opened(image, data, max_side, encoding)
+        yield
     except UnidentifiedImageError as error:
         raise BadImage("no image format is known that begins like this" if data else "the file is empty") from error
     except (OSError, SyntaxError, ValueError, struct.error, EOFError, Image.DecompressionBombError) as error:
@@ -132,7 +157,7 @@ def _encode_opened(image: Image.Image, data: bytes, max_side: int | None, encodi
     small = max_side is None or max(image.size) <= max_side
     as_file = encoding is Encoding.files
     if as_file and is_jpeg and upright and small and image.mode in ("L", "RGB"):
-        if not data.endswith(_JPEG_END):  # cut off, or followed by something: only decoding tells
+        if not data.endswith(JPEG_END):  # cut off, or followed by something: only decoding tells
             image.load()
         return Encoded(data, "jpeg", image.height, image.width, 1 if image.mode == "L" else 3)
     image.load()

@@ -6,7 +6,7 @@ Opening a file with Pillow costs as much as all the rest of storing it; walking 
 import struct
 from typing import NamedTuple
 
-_START, _END = b"\xff\xd8", b"\xff\xd9"
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _SCAN, _APP1, _FILL = 0xDA, 0xE1, 0xFF
 #: Huffman-coded frames of 8 bits that every decoder reads: baseline, extended, progressive.
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2})
@@ -14,7 +14,7 @@ _FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 _UNUSUAL = frozenset({0x00, 0x01, *range(0xC3, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xDA), 0xDC})
 #: The tag Orientation with its type, in an EXIF directory of either byte order, and its name in XMP.
 _ORIENTATION = (b"\x12\x01\x03\x00", b"\x01\x12\x00\x03", b"Orientation")
-_LENGTH = struct.Struct(">H")
+LENGTH = struct.Struct(">H")
 _FRAME = struct.Struct(">BHHB")
 
 
@@ -32,7 +32,7 @@ def jpeg_head(data: bytes) -> JpegHead | None:
     Whole: every segment up to the first scan lies inside the file, and the file ends with the end marker. Usual: grey
     or three colours of 8 bits, and nothing that says how to turn it.
     """
-    if data[:2] != _START or data[-2:] != _END:
+    if data[:2] != JPEG_START or data[-2:] != JPEG_END:
         return None
     at, end, head = 2, len(data) - 4, None
     while at < end:
@@ -44,7 +44,7 @@ def jpeg_head(data: bytes) -> JpegHead | None:
             continue
         if marker in _UNUSUAL:
             return None
-        (length,) = _LENGTH.unpack_from(data, at + 2)
+        (length,) = LENGTH.unpack_from(data, at + 2)
         if marker == _SCAN:
             return head
         if marker in _FRAMES:

@@ -146,6 +146,6 @@ def _encoded(
 
 def _try(example: Example, data: DataSpec) -> Encoded | str:
     try:
-        return encode_image(example, data.max_side, data.encoding)
+        return encode_image(example, data.max_side, data.encoding, data.verify)
     except BadImage as error:
         return str(error)
