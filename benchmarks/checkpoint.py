@@ -29,6 +29,7 @@ import keras
 import tensorflow as tf
 
 from benchmarks.report import Figures, Goal, interleave, save, show
+from data_pipeline.allocator import keep_freed_memory
 from storage.run_dir import RunDir
 from trainer.checkpoints import CheckpointWriter, load
 from trainer.state import TrainingState
@@ -153,6 +154,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="on the disk to measure; default: the temporary folder")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    keep_freed_memory()  # as a worker has it
     training = Training()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import google_crc32c
+import numpy as np
 
 from storage.names import UNFINISHED
 
@@ -71,7 +72,8 @@ def write_into(file: io.FileIO, chunks: Chunks, sending: bool = False) -> tuple[
     for gathered in _gathered(chunks):
         _write_all(file.fileno(), gathered)
         for chunk in gathered:
-            crc32c = google_crc32c.extend(crc32c, bytes(chunk))
+            # A view of NumPy's is taken without a copy; a memoryview is not.
+            crc32c = google_crc32c.extend(crc32c, np.frombuffer(chunk, np.uint8))
             size += len(chunk)
         if sending and size - sent >= SENT_BYTES:
             send(file, sent, size - sent)
