@@ -20,7 +20,6 @@ import logging
 import os
 import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from urllib.parse import quote
 from conf.errors import BadSpec
 from data_pipeline.records import masked_crc
 from storage.names import UNFINISHED
+from storage.staging import temporary_folder
 from storage.store import Store, StoreError
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def open_cache(folder: str | None, max_bytes: int) -> "Cache":
 
     A folder that somebody else has made there is not trusted.
     """
-    own = Path(folder or tempfile.gettempdir(), f"convoy-shards-{os.getuid()}")
+    own = Path(folder or temporary_folder(), f"convoy-shards-{os.getuid()}")
     try:
         own.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = own.lstat()

@@ -19,6 +19,7 @@ from launcher.log_copy import LogCopy
 from launcher.memory_kills import memory_kills
 from launcher.messages import Order, Standby, WorkerStatus
 from storage.run_dir import RunDir
+from storage.staging import sweep
 
 MAX_EVENTS = 1000
 PIPE_DRAIN_S = 0.5  # after the child's end; a grandchild may hold the pipe open
@@ -135,6 +136,7 @@ class Watch:
             self._urgent = True
             self._changed.notify_all()
         self._log_copy.finish()
+        sweep()  # a child that was killed has left its temporary files
 
     def _start(self, ends: Ends) -> int:
         try:

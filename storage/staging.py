@@ -2,6 +2,9 @@
 
 A process holds a lock (flock) on each of its folders, and the lock ends with it, however it ends: what a killed one
 has left is removed by whoever next makes such a folder or calls `sweep`. Who ends by os._exit calls `close_all` first.
+
+A process may keep all its temporary files in such a folder (`keep_temporary_files`): what libraries write with Python's
+tempfile, as AutoGraph does with the code it generates, is then gone with the process too.
 """
 
 import contextlib
@@ -37,6 +40,23 @@ class Staging:
 
 
 _open: "weakref.WeakSet[Staging]" = weakref.WeakSet()
+#: Of a process that keeps its temporary files: where they are, and the folder that all processes of the host share.
+_own: Staging | None = None
+_shared: Path | None = None
+
+
+def temporary_folder() -> Path:
+    """The host's folder for temporary files, the same in every process of a user."""
+    return _shared or Path(tempfile.gettempdir())
+
+
+def keep_temporary_files() -> None:
+    """From now on this process's temporary files are in a folder of its own. Processes it starts do not inherit it."""
+    global _own, _shared
+    if _own is None:
+        _shared = temporary_folder()
+        _own = Staging()
+        tempfile.tempdir = str(_own.folder)
 
 
 def close_all() -> None:
@@ -47,7 +67,7 @@ def close_all() -> None:
 
 def sweep() -> None:
     """Remove this user's folders whose processes are gone."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    for folder in temporary_folder().glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
             if folder.stat().st_uid == os.getuid() and (lock := _lock(folder)) is not None:
                 _remove(folder, lock)

@@ -21,6 +21,7 @@ from conf.schema import JobSpec
 from data_pipeline.progress import send
 from storage import run_dir as names
 from storage.run_dir import RunDir
+from storage.staging import swept
 from storage.store import StoreError, open_store
 from trainer import memory
 
@@ -143,6 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    code = main()
+    with swept():  # of the files of those that were tried and did not fit
+        code = main()
     sys.stdout.flush()
     os._exit(code)

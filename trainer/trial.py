@@ -23,6 +23,7 @@ import tensorflow as tf
 from conf import augment_rules
 from conf.schema import JobSpec
 from data_pipeline.allocator import keep_freed_memory
+from storage.staging import close_all, keep_temporary_files
 from trainer.channel import Terminal
 from trainer.memory import EXHAUSTED, watch
 from trainer.parts import Batch
@@ -128,6 +129,8 @@ def prefer_to_be_killed() -> None:
 
 
 if __name__ == "__main__":
+    keep_temporary_files()
     code = main()
+    close_all()
     sys.stderr.flush()
     os._exit(code)

@@ -13,7 +13,6 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import NoReturn
 
 import tensorflow as tf
@@ -26,7 +25,7 @@ from data_pipeline.allocator import keep_freed_memory
 from data_pipeline.damage import named
 from storage import run_dir as names
 from storage.run_dir import RunDir
-from storage.staging import close_all
+from storage.staging import close_all, keep_temporary_files
 from storage.store import NotStored, open_store
 from trainer.channel import Channel, open_channel, stop_on_signals
 from trainer.checkpoints import newest_state
@@ -131,22 +130,13 @@ def rank_of(environment: Mapping[str, str]) -> int:
     return int(json.loads(environment.get("TF_CONFIG", "{}")).get("task", {}).get("index", 0))
 
 
-def remove_generated_code() -> None:
-    """Remove what AutoGraph has left in the temporary folder; its own clean-up needs a normal exit."""
-    for name in [name for name in sys.modules if name.startswith("__autograph_generated_file")]:
-        module = sys.modules[name]
-        for path in (getattr(module, "__file__", None), getattr(module, "__cached__", None)):
-            if path:
-                Path(path).unlink(missing_ok=True)
-
-
 def run_and_exit(argv: Sequence[str] | None = None) -> None:
     """`main`, then the end of the process at once.
 
     A normal exit waits for TensorFlow's threads: seconds after a lost peer, minutes where a prefetch still reads.
     """
+    keep_temporary_files()  # AutoGraph's generated code: its own clean-up needs a normal exit
     code = main(argv)
-    remove_generated_code()
     close_all()
     with contextlib.suppress(OSError):  # a log on a full disk
         logging.shutdown()

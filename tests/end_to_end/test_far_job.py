@@ -144,7 +144,7 @@ def damage(name: str, split: str, record: int) -> None:
 
 def left_in(temporary: Path) -> list[str]:
     """What jobs have left in their temporary folder."""
-    return sorted(path.name for path in temporary.iterdir() if path.name.startswith("convoy"))
+    return sorted(path.name for path in temporary.iterdir())
 
 
 def events(run: RunDir, kind: str) -> list[dict[str, Any]]:

@@ -4,9 +4,12 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
+
+from storage.staging import keep_temporary_files
 
 STOP = threading.Event()
 PROGRESS = int(os.environ["CONVOY_PROGRESS_FD"])
@@ -75,6 +78,10 @@ def main() -> None:
         say("error", error_kind="user", message="ValueError: a bug")
         os._exit(1)
     first_time = is_first_time("seen")
+    if behaviour == "litter":
+        keep_temporary_files()
+        tempfile.mkstemp(prefix="generated")
+        behaviour = "wait"
     if behaviour == "wait":
         train(1, 100_000)
     train(1, 5)

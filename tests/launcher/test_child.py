@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -81,6 +82,19 @@ def test_kill_returns_when_the_child_is_gone(order):
     watched.kill()
     assert not lives(status.pid)
     assert watched.poll(0).exit_code == -signal.SIGKILL
+
+
+def test_a_child_that_is_killed_leaves_no_temporary_file(order, tmp_path, monkeypatch):
+    temp = tmp_path / "temp"
+    temp.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temp))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    watched = watch(order("litter"))
+    until(watched, lambda status: status.step)
+    assert list(temp.rglob("generated*"))
+    watched.kill()
+    watched.close()
+    assert list(temp.iterdir()) == []
 
 
 def test_a_child_is_out_of_reach_of_the_terminal(order):

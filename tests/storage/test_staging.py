@@ -14,6 +14,16 @@ from storage import run_dir, staging
 from storage.run_dir import RunDir
 from storage.staging import Staging
 
+KEEPER = """
+import sys, tempfile
+from storage import staging
+before = staging.temporary_folder()
+staging.keep_temporary_files()
+staging.keep_temporary_files()
+with tempfile.NamedTemporaryFile(delete=False) as file:
+    print(file.name, staging.temporary_folder() == before, flush=True)
+sys.stdin.readline()
+"""
 OWNER = """
 import os, sys
 from storage.staging import Staging, close_all
@@ -66,6 +76,22 @@ def test_the_next_folder_sweeps_and_who_ends_at_once_cleans_up_before(repository
     own = Staging()
     assert os.listdir(temporary) == [own.folder.name]
     staging.close_all()
+    assert os.listdir(temporary) == []
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, None])
+def test_temporary_files_are_gone_with_their_process(repository: Path, temporary: Path, end: int | None) -> None:
+    line = [sys.executable, "-c", KEEPER]
+    with subprocess.Popen(line, cwd=repository, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        name, _, shares = process.stdout.readline().strip().partition(" ")
+        assert shares == "True", "what all processes of the host share stays where it is"
+        assert Path(name).exists() and Path(name).parent.parent == temporary
+        if end is not None:
+            process.send_signal(end)
+        process.communicate("\n")
+    if end is not None:
+        assert len(os.listdir(temporary)) == 1
+        staging.sweep()
     assert os.listdir(temporary) == []
 
 

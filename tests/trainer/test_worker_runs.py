@@ -73,7 +73,8 @@ def calm(root) -> dict[str, np.ndarray]:
 
 
 def test_nothing_is_left_in_the_temporary_folder(root, calm):
-    assert not list((root / "temp").glob("*.py")) and not list((root / "temp").glob("convoy-*"))
+    """Such as the code that AutoGraph generates. What a killed worker leaves, its agent removes (test_child.py)."""
+    assert list((root / "temp").iterdir()) == []
 
 
 @pytest.mark.parametrize("precision", [Precision.mixed_bfloat16, Precision.mixed_float16])

@@ -1,8 +1,9 @@
 """What all families of keras.applications share: preprocessing, backbone, head, and where their weights come from."""
 
+import contextlib
 import fcntl
-import tempfile
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import keras
 
 from conf.errors import BadSpec
 from conf.schema import ModelSpec, Pooling
+from storage.staging import temporary_folder
 from trainer.models.head import add_head, pool
 from trainer.models.pixels import Normalisation, normalise, to_rgb
 
@@ -52,10 +54,20 @@ def imagenet(spec: ModelSpec) -> keras.Model:
         raise BadSpec.of("trainer.model.weights", spec.weights, law, "trainer.model.weights=none, or a file or run")
     try:
         # Keras downloads to the very place that others read from, so one worker of a host goes first.
-        with Path(tempfile.gettempdir(), "convoy-imagenet.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _locked(temporary_folder()):
             return backbone(include_top=False, weights="imagenet", **spec.options)
     except Exception as error:  # Keras says that a download failed with a plain Exception
         law = f"the ImageNet weights of {spec.name} cannot be had: {(str(error).splitlines() or [repr(error)])[0]}"
         cure = "connect this host to the net, give a file of weights by its path or URL, or trainer.model.weights=none"
         raise BadSpec.of("trainer.model.weights", spec.weights, law, cure) from error
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process of the host at a time; no file is left of it."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
