@@ -31,7 +31,8 @@ import tensorflow as tf
 from benchmarks.report import Figures, Goal, interleave, save, show
 from data_pipeline.allocator import keep_freed_memory
 from storage.run_dir import RunDir
-from trainer.checkpoints import CheckpointWriter, load
+from trainer.checkpoint_writer import CheckpointWriter
+from trainer.checkpoints import load
 from trainer.state import TrainingState
 
 try:

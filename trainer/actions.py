@@ -10,7 +10,7 @@ from conf.schema import BadRecord
 from storage import run_dir as names
 from storage.run_dir import RunDir
 from trainer.budget import TrainingBudget
-from trainer.checkpoints import CheckpointWriter
+from trainer.checkpoint_writer import CheckpointWriter
 from trainer.curves import Curves
 from trainer.far_events import FarEvents
 from trainer.loop import Every, Progress, Window

@@ -8,11 +8,9 @@ import contextlib
 import json
 import logging
 import secrets
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,17 +28,13 @@ from trainer.checkpoint_files import (
 )
 from trainer.checkpoint_manifest import FileEntry, Manifest, attempt_of, file_name, manifest_name
 from trainer.checkpoint_tensors import as_array, decoded, encoded
-from trainer.retention import Retention, needed_by
+from trainer.retention import Retention
 
 log = logging.getLogger(__name__)
 
 #: Tensors are shared out over files of about this size: while one is synced or uploaded the next is written.
 FILE_BYTES = 64 << 20
 FILES_AT_ONCE = 4
-
-
-class NotFinite(Exception):
-    """What was to be saved is no number any more, so it is no checkpoint to go on from."""
 
 
 @dataclass(frozen=True)
@@ -86,22 +80,6 @@ def save(
         entries = tuple(pool.map(lambda part, share: put(part, encoded(share)), parts, shares))
     manifest = Manifest(step, attempt, nonce, state_entry, entries, dict(metrics or {}))
     _publish(run_dir, manifest)
-
-
-def refuse_not_finite(step: int, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raise NotFinite where an array holds infinities or what is no number."""
-    for name, array in arrays.items():
-        if array.dtype.kind != "f":
-            continue
-        flat = array.reshape(-1)
-        # Squares first: they are added up at the speed of memory, and are finite all but always.
-        with np.errstate(all="ignore"):
-            squares = np.dot(flat, flat)
-        if not np.isfinite(squares) and not np.isfinite(flat).all():
-            law = "a blow-up that no loss has shown yet"
-            raise NotFinite(
-                f"step {step} is not saved: {name} is not finite - {law} - a lower learning rate, or clip_norm"
-            )
 
 
 def load(run_dir: RunDir, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -172,80 +150,6 @@ def prune(run_dir: RunDir, keep: Retention, attempt: int = -1, known_whole: int 
     for step in removed:
         remove(run_dir, step)
     return removed
-
-
-class CheckpointWriter:
-    """Saves in the background, one checkpoint at a time, and prunes after each.
-
-    What goes wrong there is raised by the next `submit`, `wait` or `close`: NotFinite, too, before anything is written.
-    """
-
-    def __init__(
-        self,
-        run_dir: RunDir,
-        attempt: int,
-        keep: Retention | None = None,
-        on_saved: Callable[[int], None] | None = None,
-    ) -> None:
-        """`on_saved` is called with the step, in the background thread, when a checkpoint is there for good."""
-        self._run_dir, self._attempt, self._keep, self._on_saved = run_dir, attempt, keep or Retention(), on_saved
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: Future[None] | None = None
-        self.last_save_s = 0.0  # how long the newest save took
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether the next `submit` has to wait."""
-        return self._pending is not None and not self._pending.done()
-
-    def submit(
-        self,
-        step: int,
-        snapshot: Mapping[str, Any],
-        state: dict[str, Any],
-        metrics: Mapping[str, float] | None = None,
-        first: Callable[[], None] | None = None,
-    ) -> None:
-        """Begin to save; waits while the one before is still being saved. The tensors must not change any more.
-
-        Of `state`, in which training goes on to count, this is the moment that is saved. `first` is called in the
-        background before anything is written.
-        """
-        self.wait()
-        self._pending = self._pool.submit(self._save, step, snapshot, deepcopy(state), dict(metrics or {}), first)
-
-    def wait(self) -> None:
-        """Wait until what was submitted is saved."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
-
-    def close(self) -> None:
-        """Wait for the last save and end the thread."""
-        try:
-            self.wait()
-        finally:
-            self._pool.shutdown()
-
-    def _save(
-        self,
-        step: int,
-        snapshot: Mapping[str, Any],
-        state: dict[str, Any],
-        metrics: Mapping[str, float],
-        first: Callable[[], None] | None,
-    ) -> None:
-        if first:
-            first()
-        begun = time.monotonic()
-        arrays = {name: as_array(name, tensor) for name, tensor in snapshot.items()}
-        refuse_not_finite(step, arrays)
-        save(self._run_dir, step, arrays, state, self._attempt, metrics)
-        self.last_save_s = time.monotonic() - begun
-        if self._on_saved:
-            self._on_saved(step)
-        keep = replace(self._keep, needed=needed_by(state))
-        prune(self._run_dir, keep, self._attempt, known_whole=step)
 
 
 def _newest_first(run_dir: RunDir) -> Iterator[int]:

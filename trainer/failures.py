@@ -8,7 +8,7 @@ import tensorflow as tf
 from data_pipeline.records import CorruptRecord
 from storage.store import StoreError
 from trainer.blow_ups import GaveUp, RolledBack
-from trainer.checkpoints import NotFinite
+from trainer.checkpoint_writer import NotFinite
 
 _LOST_PEER = (
     tf.errors.UnavailableError,

@@ -16,7 +16,8 @@ from storage.run_dir import RunDir
 from trainer import actions, blow_ups, pretrained
 from trainer.benchmark import benchmark
 from trainer.checkpoint_files import Broken
-from trainer.checkpoints import CheckpointWriter, list_checkpoints, load, newest_whole
+from trainer.checkpoint_writer import CheckpointWriter
+from trainer.checkpoints import list_checkpoints, load, newest_whole
 from trainer.curves import Curves
 from trainer.evaluation import report
 from trainer.export import saved_model

@@ -17,7 +17,8 @@ import requests
 
 from storage import local, whole_files
 from storage.run_dir import RunDir
-from trainer.checkpoints import CheckpointWriter, save
+from trainer.checkpoint_writer import CheckpointWriter
+from trainer.checkpoints import save
 from trainer.retention import Retention
 
 #: An update each. Of the first two there are whole checkpoints, the third is being saved, the last is still to come.

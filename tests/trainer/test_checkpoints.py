@@ -18,16 +18,8 @@ from storage.store import StoreError
 from trainer import checkpoints
 from trainer.checkpoint_manifest import manifest_name
 from trainer.checkpoint_tensors import decoded, encoded
-from trainer.checkpoints import (
-    Broken,
-    CheckpointWriter,
-    NotFinite,
-    list_checkpoints,
-    load,
-    newest_whole,
-    prune,
-    save,
-)
+from trainer.checkpoint_writer import CheckpointWriter, NotFinite
+from trainer.checkpoints import Broken, list_checkpoints, load, newest_whole, prune, save
 from trainer.retention import Retention
 
 DTYPES = ["float64", "float32", "float16", ml_dtypes.bfloat16, "int64", "int32", "int16", "int8"]

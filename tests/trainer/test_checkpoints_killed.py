@@ -20,7 +20,8 @@ from storage.names import UNFINISHED
 from storage.run_dir import RunDir
 from tests.storage.gcs_server import BUCKET, running_gcs_server
 from tests.trainer.killed_writers import STEPS, Snapshot
-from trainer.checkpoints import CheckpointWriter, list_checkpoints, newest_whole
+from trainer.checkpoint_writer import CheckpointWriter
+from trainer.checkpoints import list_checkpoints, newest_whole
 from trainer.retention import Retention
 from trainer.state import TrainingState
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 from data_pipeline.records import CorruptRecord
 from storage.store import StoreError
 from trainer.blow_ups import GaveUp, RolledBack
-from trainer.checkpoints import NotFinite
+from trainer.checkpoint_writer import NotFinite
 from trainer.failures import kind_of, sentence_of
 
 WRAPPED = """{{function_node __wrapped__IteratorGetNext}} Error in user-defined function

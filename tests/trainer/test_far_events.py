@@ -15,7 +15,8 @@ from tests.storage.conftest import gcs_server, gcs_url, proxy  # noqa: F401
 from tests.storage.fault_proxy import Fault, FaultProxy
 from trainer import actions, far_events
 from trainer.channel import Terminal
-from trainer.checkpoints import CheckpointWriter, list_checkpoints, load
+from trainer.checkpoint_writer import CheckpointWriter
+from trainer.checkpoints import list_checkpoints, load
 from trainer.curves import Curves
 from trainer.far_events import FarEvents
 from trainer.loop import Progress
