@@ -1,43 +1,32 @@
 """The task `train`, from restore to export, in one process."""
 
 import contextlib
-import logging
 from collections.abc import Iterator
-from typing import Any
 
-import keras
 import tensorflow as tf
 
 from conf import exit_codes
 from conf.errors import BadSpec
-from conf.schema import KerasFormat, LooksSpec, Verb
+from conf.schema import LooksSpec, Verb
 from storage import run_dir as names
 from storage.run_dir import RunDir
-from trainer import actions, blow_ups, pretrained
+from trainer import actions, blow_ups
 from trainer.benchmark import benchmark
-from trainer.checkpoint_files import Broken
 from trainer.checkpoint_writer import CheckpointWriter
-from trainer.checkpoints import list_checkpoints, load, newest_whole
 from trainer.curves import Curves
 from trainer.evaluation import report
-from trainer.export import saved_model
+from trainer.exporting import export, keras_file
 from trainer.find_lr import find_lr
 from trainer.hparams import HParams
 from trainer.looks import Looks
 from trainer.loop import Every, Progress, run_loop
-from trainer.models.constants import refresh
 from trainer.parts import Batch
 from trainer.profile import Profile
+from trainer.restoring import check_agreement, restore, take_best
 from trainer.retention import Retention
 from trainer.session import Session
 from trainer.step import compile_step
 from trainer.xla import SLOW_ON_CPU
-
-log = logging.getLogger(__name__)
-
-
-class Disagreement(Exception):
-    """The workers do not stand at the same step."""
 
 
 def train(session: Session, run: RunDir, attempt: int) -> int:
@@ -111,80 +100,6 @@ def open_writer(session: Session, run: RunDir, attempt: int) -> CheckpointWriter
     return writer
 
 
-def restore(session: Session, run: RunDir, progress: Progress | None) -> int:
-    """Take up the newest whole checkpoint, or else the pretrained weights; the step that the weights belong to."""
-    found = newest_whole(run)
-    step = 0
-    if found is not None:
-        if found.state["data"] != session.manifest.digest:
-            law = f"the checkpoint of step {found.step} was trained on other data than what is prepared here now"
-            raise BadSpec.of("data.path", session.manifest.url, law, "give the data it began with, or another run_id")
-        session.resume(found.state)
-        session.state.restore(found.tensors, f"step {found.step}")
-        step = found.step
-        if progress is not None:
-            progress.resume(found.state["progress"])
-            progress.finished = session.judges.stopped
-        session.channel.say("event", event="restored", details={"step": step, "broken": found.broken})
-    else:
-        refuse_broken(run)
-        pretrained.load(session.model, session.job.trainer.model, session.channel)
-        if session.averages:
-            session.averages.begin()
-    check_agreement(session, step)
-    return step
-
-
-def refuse_broken(run: RunDir) -> None:
-    """Raise BadSpec where there are checkpoints but none is whole: to begin anew would lose what they hold."""
-    broken = [status for status in list_checkpoints(run, verify=True) if status.problem]
-    if broken:
-        law = f"none of its {len(broken)} checkpoints is whole: {broken[-1].problem}"
-        cure = f"restore {run.url}/{names.CHECKPOINTS} from a copy, or remove it to begin anew"
-        raise BadSpec.of("run_id", run.run_id, law, cure)
-
-
-def check_agreement(session: Session, step: int) -> None:
-    """All workers must have restored the same step; Disagreement says that they do not see the same files."""
-    replicas = session.strategy.num_replicas_in_sync
-    if session.topology.num_workers == 1:
-        return
-
-    own = tf.constant([float(step), float(step) ** 2], tf.float64)
-
-    @tf.function(autograph=False)
-    def sums() -> tf.Tensor:
-        return session.strategy.reduce(
-            tf.distribute.ReduceOp.SUM, session.strategy.run(lambda: tf.identity(own)), axis=None
-        )
-
-    total, squares = sums().numpy()
-    if total != step * replicas or squares != float(step) ** 2 * replicas:
-        raise Disagreement(
-            f"worker {session.topology.rank} restored step {step}, another worker a different one: "
-            "storage.root must be a folder that all hosts share, or a bucket"
-        )
-
-
-def take_best(session: Session, run: RunDir, step: int) -> int:
-    """At the end of a training, the weights of its best evaluation where the job asks for them; their step.
-
-    They come from that step's checkpoint. Where it is broken, the last weights stay, and an event says so.
-    """
-    best = session.judges.patience.best_step
-    if not session.judges.restores_best or best is None or best == step:
-        return step
-    check_agreement(session, step)  # the chief comes here when all is saved
-    try:
-        tensors, _ = load(run, best)
-    except Broken as error:
-        session.channel.say("event", event="best_is_broken", details={"step": best, "reason": str(error)})
-        return step
-    session.state.take_weights(tensors)
-    session.channel.say("event", event="best_restored", details={"step": best})
-    return best
-
-
 def finish(session: Session, run: RunDir, step: int, metrics: dict[str, float], reason: str | None = None) -> None:
     """The report of the final split and the export, as the job asks for them. `reason` says why it ended early."""
     trainer = session.job.trainer
@@ -225,42 +140,6 @@ def evaluate(session: Session, run: RunDir, step: int, split: str) -> dict[str, 
         "event", event="evaluated", details={"split": split, "num_examples": counts.num_examples, **found}
     )
     return found
-
-
-def export(session: Session, run: RunDir, split: str) -> None:
-    """Write the weights at hand as a SavedModel; the chief alone."""
-    session.channel.say("progress", phase="exporting")
-    with session.averaged():
-        weights = [_host_value(variable) for variable in session.model.weights]
-    keras.mixed_precision.set_global_policy("float32")
-    model = session.new_model()
-    model.set_weights(weights)
-    refresh(model)
-    folder = run.local(names.SAVED_MODEL)
-    images = session.examples(split)
-    with session.averaged():
-        expected = session.model(images, training=False)
-    expected = tf.nn.softmax(tf.cast(expected, tf.float32)).numpy()
-    tolerance = saved_model.TOLERANCES[session.job.trainer.precision]
-    difference = saved_model.export(model, session.manifest.classes, folder, images, expected, tolerance)
-    run.publish(names.SAVED_MODEL)
-    session.channel.say("event", event="exported", details={"format": "saved_model", "largest_difference": difference})
-
-
-def keras_file(session: Session, run: RunDir) -> None:
-    """Write the weights at hand in the Keras format that the job asks for; the chief alone."""
-    kind = session.job.checkpoints.export
-    if kind is None:
-        raise BadSpec.of("checkpoints.export", None, "there is nothing to export", "checkpoints.export=keras")
-    name = names.KERAS_FILES[kind.name]
-    path = run.local(name)
-    with session.averaged():
-        if kind is KerasFormat.keras:
-            session.model.save(path)
-        else:
-            session.model.save_weights(path)
-    run.publish(name)
-    session.channel.say("event", event="exported", details={"format": kind.name})
 
 
 def run_task(session: Session, run: RunDir, attempt: int) -> int:
@@ -334,8 +213,3 @@ def _run(
     if progress.stopping:
         session.channel.say("progress", phase="saving", step=progress.step, steps=progress.steps)
         saving(progress)
-
-
-def _host_value(variable: Any) -> Any:
-    copies = getattr(variable.value, "values", None)
-    return (copies[0] if isinstance(copies, tuple) else variable.value).numpy()
