@@ -3,59 +3,28 @@
 The group is asked through a small protocol, so that the loop can be tested without Ray.
 """
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
 
 from conf import exit_codes
 from conf.schema import ClusterSpec
 from launcher.blame import PATIENCE_S, is_unexplained
 from launcher.capacity import Capacity
+from launcher.chronicle import Chronicle
 from launcher.console import Console
-from launcher.grace import Grace
+from launcher.gang import Gang, Planner
 from launcher.interrupts import Interrupts
-from launcher.journal import Journal, Spent
-from launcher.messages import AgentReport, Order, WorkerStatus
+from launcher.journal import Journal
+from launcher.messages import WorkerStatus
 from launcher.patience import patience_s, stalled
-from launcher.recovery import Action, Decision, Ending, Kind, decide, diagnose, trained_step, with_accounts
+from launcher.recovery import Action, Decision, Ending, Kind, decide, diagnose, with_accounts
 from launcher.rendezvous import Absent, NoRoom, ranks
-from launcher.straggler import Straggler, Stragglers
 from launcher.turnover import Leaving, Turnover
 
-logger = logging.getLogger(__name__)
 POLL_S = 0.5
 STACKS_S = 2.0  # what a stalled worker gets for writing its stacks
 ACCOUNTS_S = 2.0  # what agents get for telling the last of workers that were killed, where the job is given up
-
-
-class Gang(Protocol):
-    """All workers of a job, told and asked together. `launcher.group.Group` is the one over Ray."""
-
-    def gather(self, waiting: Callable[[str], bool]) -> list[AgentReport]:
-        """The report of every agent that takes part. Raises Absent. `waiting` hears why, while hosts are missing."""
-
-    def room(self) -> int:
-        """How many workers a next attempt could have."""
-
-    def leaving(self) -> Sequence[int]:
-        """Ranks whose host is about to be taken away."""
-
-    def start(self, orders: Sequence[Order]) -> None:
-        """Start one child a rank."""
-
-    def poll(self, timeout_s: float) -> Mapping[int, WorkerStatus]:
-        """Each child's newest status."""
-
-    def send(self, line: str) -> None:
-        """A line to every living child."""
-
-    def kill(self) -> None:
-        """End every child at once."""
-
-    def tail(self, rank: int, lines: int = 20) -> list[str]:
-        """The end of a child's log."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +39,6 @@ class Outcome:
     rank: int | None = None
     log_tail: Sequence[str] = ()
     others: Mapping[int, str] = field(default_factory=dict)
-
-
-#: Makes the orders of an attempt out of its number and the agents' reports.
-Planner = Callable[[int, Sequence[AgentReport]], Sequence[Order]]
 
 
 class Controller:
@@ -101,11 +66,7 @@ class Controller:
         # Nothing of an unfinished preparation is worth saving: a stop ends it at once.
         self._is_preparing = is_preparing
         self._grace_s = 0.0 if is_preparing else cluster.grace_s
-        self._step = 0
-        self._spent = Spent(journal)
-        self._has_told_data = False
-        self._grace = Grace(cluster.grace_s, journal, console)
-        self._stragglers = Stragglers()
+        self._chronicle = Chronicle(cluster.grace_s, journal, console, is_preparing)
         self._capacity = Capacity(journal, console)
         leaving = gang.leaving if cluster.address is not None and not is_preparing else None
         self._turnover = Turnover(() if is_preparing else sizes, gang.room, leaving)
@@ -121,13 +82,13 @@ class Controller:
                 if self._interrupts.kills_at_once:
                     raise
                 reason = "Ctrl-C twice: killed without saving; the last checkpoint stands"
-                return Outcome("stopped", attempt, self._step, reason, exit_codes.INTERRUPTED)
+                return Outcome("stopped", attempt, self._chronicle.step, reason, exit_codes.INTERRUPTED)
             endings.append(ending)
             decision = decide(endings, self._cluster.max_restarts)
             if decision.action is Action.give_up and ending.rank is not None:
                 ending = with_accounts(ending, self._accounts())
             told = {"kind": ending.kind.value, "reason": decision.reason, "others": dict(ending.others or {})}
-            told |= self._spent.last()
+            told |= self._chronicle.spent
             self._journal.event("attempt_ended", attempt, ending.rank, **told)
             if decision.action is not Action.restart or self._interrupts.reason:
                 return self._outcome(ending, decision, attempt)
@@ -145,10 +106,9 @@ class Controller:
             return ending
         self._capacity.settle(attempt, len(reports), len(reports) if self._is_preparing else self._cluster.workers)
         self._interrupts.workers_start()
-        self._spent.forget()
+        self._chronicle.begin()
         orders = self._planner(attempt, reports)
         self._turnover.begin(len(orders))
-        self._stragglers = Stragglers()
         self._gang.start(orders)
         hosts = [report.host for report in reports]
         self._journal.event("attempt_started", attempt, module=orders[0].module, workers=len(orders), hosts=hosts)
@@ -176,7 +136,7 @@ class Controller:
         leaving: Leaving | None = None
         while True:
             statuses = self._gang.poll(POLL_S)
-            self._note(attempt, statuses)
+            self._chronicle.note(attempt, statuses)
             if all(status.exit_code == exit_codes.DONE for status in statuses.values()):
                 return diagnose(statuses, stop_requested=False)
             if self._has_failed(statuses):
@@ -205,49 +165,8 @@ class Controller:
         deadline = time.monotonic() + PATIENCE_S
         while is_unexplained(statuses) and time.monotonic() < deadline:
             statuses = self._gang.poll(POLL_S)
-            self._note(attempt, statuses)
+            self._chronicle.note(attempt, statuses)
         return statuses
-
-    def _note(self, attempt: int, statuses: Mapping[int, WorkerStatus]) -> None:
-        """Write the events down and show the chief's progress."""
-        for rank, status in statuses.items():
-            for event in status.events:
-                self._journal.told(attempt, rank, event)
-                if event.get("event") == "prepared":
-                    self._tell_prepared(event)
-                if event.get("event") in ("weights_loaded", "xla_on_cpu") and rank == 0:
-                    self._say_words(event)
-        if self._is_preparing:
-            self._console.progress(together([status.progress for status in statuses.values()]))
-            return
-        chief = statuses.get(0)
-        if chief is not None:
-            self._grace.note(attempt, chief)
-        if chief is not None and chief.progress:
-            self._step = max(self._step, trained_step(chief) or 0)
-            self._spent.note(attempt, chief)
-            self._note_stragglers(attempt, statuses)
-            self._console.progress(chief.progress)
-
-    def _note_stragglers(self, attempt: int, statuses: Mapping[int, WorkerStatus]) -> None:
-        found = self._stragglers.note(statuses)
-        if isinstance(found, Straggler):
-            numbers = {"own_step_s": found.own_step_s, "others_step_s": found.others_step_s}
-            self._journal.event("straggler", attempt, found.rank, **numbers)
-            words = f"its part of a step takes {found.own_step_s:.3g} s, the others' {found.others_step_s:.3g} s"
-            self._console.say(f"the others wait for {ranks([found.rank])}: {words}")
-        elif found is not None:
-            self._journal.event("straggler_over", attempt, found)
-
-    def _tell_prepared(self, event: Mapping[str, Any]) -> None:
-        """What the data is like, once, whichever host was the last to finish."""
-        if event.get("details", {}).get("words") and not self._has_told_data:
-            self._has_told_data = True
-            self._say_words(event)
-
-    def _say_words(self, event: Mapping[str, Any]) -> None:
-        self._console.rest()
-        self._console.say("\n".join(event["details"]["words"]))
 
     def _wants_stop(self) -> bool:
         if self._interrupts.reason is None and self._journal.stop_requested():
@@ -273,8 +192,8 @@ class Controller:
         message = f"not saved within cluster.grace_s={self._cluster.grace_s:g}; the last checkpoint stands"
         self._journal.event("grace_exceeded", attempt, grace_s=self._cluster.grace_s)
         if leaving is not None:
-            return Ending(leaving.kind, step=self._step, message=f"{leaving.message}; {message}")
-        return Ending(Kind.stopped, step=self._step, message=message)
+            return Ending(leaving.kind, step=self._chronicle.step, message=f"{leaving.message}; {message}")
+        return Ending(Kind.stopped, step=self._chronicle.step, message=message)
 
     def _end_hang(self, attempt: int, statuses: Mapping[int, WorkerStatus], late: list[int]) -> Ending:
         first = statuses[late[0]]
@@ -296,26 +215,18 @@ class Controller:
             time.sleep(0.05)
 
     def _outcome(self, ending: Ending, decision: Decision, attempt: int) -> Outcome:
+        step = ending.step or self._chronicle.step
         if ending.kind is Kind.done:
-            return Outcome("succeeded", attempt, ending.step or self._step, ending.message or "done", exit_codes.DONE)
+            return Outcome("succeeded", attempt, step, ending.message or "done", exit_codes.DONE)
         if self._interrupts.reason and decision.action is not Action.give_up:
             reason = f"{self._interrupts.reason}: {decision.reason}"
-            return Outcome("stopped", attempt, ending.step or self._step, reason, self._interrupts.exit_code)
+            return Outcome("stopped", attempt, step, reason, self._interrupts.exit_code)
         # A full disk is the user's to mend too, and no restart does it.
         refused = ending.kind in (Kind.bad_spec, Kind.disk_full)
         code = exit_codes.BAD_SPEC if refused else exit_codes.FAILED
         tail = self._gang.tail(ending.rank) if ending.rank is not None and _is_explained_by_log(ending) else ()
-        step = max(ending.step or 0, self._step)
+        step = max(ending.step or 0, self._chronicle.step)
         return Outcome("failed", attempt, step, decision.reason, code, ending.rank, tail, ending.others or {})
-
-
-def together(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The progress of hosts that share a preparation, as one."""
-    known = [each for each in told if each.get("steps") is not None]
-    if not known:
-        return {}
-    sums = {name: sum(each.get(name) or 0 for each in known) for name in ("step", "steps", "examples_per_s")}
-    return {"phase": "preparing", **sums, "eta_s": max(each.get("eta_s") or 0.0 for each in known)}
 
 
 def _is_explained_by_log(ending: Ending) -> bool:

@@ -13,9 +13,10 @@ from conf.exit_codes import FAILED
 from conf.schema import Accelerator, ClusterSpec, JobSpec, Verb
 from conf.stages import replicas
 from launcher.console import Console
-from launcher.controller import Controller, Gang, Outcome, Planner
+from launcher.controller import Controller, Outcome
 from launcher.elastic import sizes
 from launcher.fitting import Fitting
+from launcher.gang import Gang, Planner
 from launcher.gate import connected, grouped, host_group, local_placement
 from launcher.interrupts import Interrupts
 from launcher.journal import Journal
