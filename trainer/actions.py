@@ -12,6 +12,7 @@ from storage.run_dir import RunDir
 from trainer.budget import TrainingBudget
 from trainer.checkpoint_writer import CheckpointWriter
 from trainer.curves import Curves
+from trainer.evaluation.evaluator import Interrupted
 from trainer.far_events import FarEvents
 from trainer.loop import Every, Progress, Window
 from trainer.parameter_groups import MAIN, Optimizers
@@ -152,17 +153,28 @@ def rates_of(optimizer: AnyOptimizer) -> dict[str, float]:
 
 
 class Evaluation:
-    """Measures the validation split. Every worker takes part; the chief draws."""
+    """Measures the validation split. Every worker takes part; the chief draws.
+
+    It may take longer than a stop has: then it is left to whoever goes on from the checkpoint, before anything else.
+    """
 
     def __init__(self, session: Session, split: str, curves: Curves | None):
         self._session, self._split, self._curves = session, split, curves
 
     def __call__(self, progress: Progress) -> None:
         """Measure, draw, tell."""
+        progress.evaluation_is_due = True
+        if progress.stopping:
+            return
         self._session.channel.say("progress", phase="evaluating")
         begun = time.perf_counter()
         with self._session.ledger.spending("evaluation"):
-            counts = self._session.measure(self._split)
+            try:
+                counts = self._session.measure(self._split, stops=True)
+            except Interrupted:
+                progress.stopping = True
+                return
+        progress.evaluation_is_due = False
         seconds = time.perf_counter() - begun
         skipped = self._session.manifest.splits[self._split].num_examples - counts.num_examples
         progress.last_metrics = {"validation_loss": counts.loss, "validation_accuracy": counts.accuracy}
@@ -187,11 +199,13 @@ class Evaluation:
 class Judging:
     """Lets the judges look at each evaluation, and does what they decide. Every worker decides the same."""
 
-    def __init__(self, session: Session, log_points: TrainingCurves, saving: "Saving"):
+    def __init__(self, session: Session, log_points: Callable[[Progress], None], saving: Callable[[Progress], None]):
         self._session, self._log_points, self._saving = session, log_points, saving
 
     def __call__(self, progress: Progress) -> None:
         """Lower the rate, keep the best, or end the training."""
+        if progress.evaluation_is_due:
+            return
         session, judges = self._session, self._session.judges
         is_last = session.phases.number == len(session.phases.specs) - 1
         found = judges.judge(progress.last_metrics, progress.step, is_last)
@@ -206,6 +220,12 @@ class Judging:
             session.channel.say("event", event="stopped_early", details=why)
         if found.is_best and judges.restores_best:
             self._saving(progress)
+
+
+def catch_up(session: Session, split: str, progress: Progress) -> None:
+    """The evaluation that a stop has left to do, and what follows from it, where nothing is trained or drawn."""
+    Evaluation(session, split, None)(progress)
+    Judging(session, lambda _: None, lambda _: None)(progress)
 
 
 class Saving:

@@ -59,6 +59,7 @@ class Progress:
     finished: str | None = None  # why it ended before its last step
     ends: Sequence[int] = ()  # of the phases: no call of the compiled loop goes beyond one
     left_out: frozenset[int] = frozenset()  # steps, counted from 1, whose batches are passed over: they blew up
+    evaluation_is_due: bool = False  # of the step at hand: a stop came before it, or in the middle
 
     @property
     def epoch(self) -> float:
@@ -79,6 +80,7 @@ class Progress:
             "skipped": self.skipped,
             "lost": self.lost,
             "left_out": sorted(self.left_out),
+            "evaluation_is_due": self.evaluation_is_due,
         }
 
     def resume(self, saved: dict[str, Any]) -> None:
@@ -87,6 +89,7 @@ class Progress:
         self.last_metrics = dict(saved["last_metrics"])
         self.skipped, self.lost = int(saved.get("skipped", 0)), int(saved.get("lost", 0))
         self.left_out |= {int(step) for step in saved.get("left_out", ())}
+        self.evaluation_is_due = bool(saved.get("evaluation_is_due", False))
 
 
 class Every(NamedTuple):

@@ -1,7 +1,5 @@
 """Which weights a process begins with: the newest whole checkpoint's, pretrained ones, at the end the best."""
 
-import tensorflow as tf
-
 from conf.errors import BadSpec
 from storage import run_dir as names
 from storage.run_dir import RunDir
@@ -51,20 +49,7 @@ def refuse_broken(run: RunDir) -> None:
 
 def check_agreement(session: Session, step: int) -> None:
     """All workers must have restored the same step; Disagreement says that they do not see the same files."""
-    replicas = session.strategy.num_replicas_in_sync
-    if session.topology.num_workers == 1:
-        return
-
-    own = tf.constant([float(step), float(step) ** 2], tf.float64)
-
-    @tf.function(autograph=False)
-    def sums() -> tf.Tensor:
-        return session.strategy.reduce(
-            tf.distribute.ReduceOp.SUM, session.strategy.run(lambda: tf.identity(own)), axis=None
-        )
-
-    total, squares = sums().numpy()
-    if total != step * replicas or squares != float(step) ** 2 * replicas:
+    if not session.agreement.everywhere(float(step)):
         raise Disagreement(
             f"worker {session.topology.rank} restored step {step}, another worker a different one: "
             "storage.root must be a folder that all hosts share, or a bucket"

@@ -23,6 +23,7 @@ from data_pipeline.order import evaluation_steps, examples_before, steps_per_epo
 from data_pipeline.pipeline import evaluation_dataset, training_dataset
 from data_pipeline.reader import Skipped
 from trainer import budget, precision
+from trainer.agreement import Agreement
 from trainer.averages import WeightAverages
 from trainer.batch_norm import averaging, batch_norms, statistics_of
 from trainer.channel import Channel
@@ -74,6 +75,7 @@ class Session:
         self.eval_shape = evaluation_shape(job, topology, self.lanes)
         configure_devices(job, topology, self.lanes, cores)
         self.strategy = make_strategy(topology)
+        self.agreement = Agreement(self.strategy, topology.num_workers)
         self.devices = devices_of(topology)
         self.model = self._placed_model()
         with self.strategy.scope():
@@ -216,8 +218,11 @@ class Session:
         endless = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
         return iter(self.strategy.distribute_datasets_from_function(lambda _: endless))
 
-    def measure(self, split: str) -> Counts:
-        """Evaluate `split` with the weights at hand. Every worker has to call it; all get the same counts."""
+    def measure(self, split: str, stops: bool = False) -> Counts:
+        """Evaluate `split` with the weights at hand. Every worker has to call it; all get the same counts.
+
+        Where it `stops`, Interrupted is raised, by all workers at the same batch, once one of them shall stop.
+        """
         self.average_batch_norm()
         dataset = self._evaluation_dataset(split)
         num_steps = evaluation_steps(self.manifest.splits[split].num_examples, self.eval_shape.global_batch_size)
@@ -226,6 +231,7 @@ class Session:
                 dataset,
                 num_steps,
                 lambda done: self.channel.say("progress", phase="evaluating", done=done, of=num_steps),
+                (lambda: self.agreement.anywhere(self.channel.stop_requested)) if stops else None,
             )
         lost = self.manifest.splits[split].num_examples - counts.num_examples
         budget.check(self.manifest, split, self.job.data, lost)

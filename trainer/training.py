@@ -59,7 +59,7 @@ def train(session: Session, run: RunDir, attempt: int) -> int:
             _run(session, progress, split, train_curves, validation_curves, writer, profile)
         except blow_ups.BlowUp as found:
             raise after_blow_up(session, run, progress, found, writer) from found
-    if not progress.is_over:
+    if not progress.is_over or progress.evaluation_is_due:
         session.channel.say("result", step=progress.step, metrics=progress.last_metrics, spent=session.ledger.told())
         return exit_codes.STOPPED
     step = take_best(session, run, progress.step)
@@ -153,6 +153,8 @@ def run_task(session: Session, run: RunDir, attempt: int) -> int:
         return find_lr(session, run)
     progress = Progress(session.lengths.steps, session.lengths.steps_per_epoch)
     step = restore(session, run, progress)
+    if progress.evaluation_is_due and (split := session.validation_split()):
+        actions.catch_up(session, split, progress)
     if progress.is_over:
         step = take_best(session, run, step)
     if verb is Verb.evaluate:
@@ -200,6 +202,9 @@ def _run(
         session.average_batch_norm()
         return totals
 
+    if progress.evaluation_is_due:
+        for late in (action.act for action in due if isinstance(action.act, actions.Evaluation | actions.Judging)):
+            late(progress)
     if not progress.is_over:
         run_loop(
             profile.around(run_steps, progress) if profile else run_steps,

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tests.trainer.arithmetic import by_convoy, cases_of, strategy_of, weights_of
 from tests.trainer.phased import PHASED, by_phases
+from trainer.agreement import Agreement
 from trainer.batch_norm import batch_norms
 
 
@@ -29,6 +30,11 @@ def main() -> None:
         for replica in range(local):
             found[replica] |= {f"{name}:{path}": value for path, value in weights_of(model, replica).items()}
 
+    agreement = Agreement(strategy, number if kind == "workers" else 1)
+    found[0] |= {
+        "agreement:anywhere": np.array([agreement.anywhere(False), agreement.anywhere(rank == number - 1)]),
+        "agreement:everywhere": np.array([agreement.everywhere(float(rank)), agreement.everywhere(24.0)]),
+    }
     chosen = sys.argv[4:] or [*cases_of(number), *(PHASED if number == 2 else ())]
     for name, case in ((name, case) for name, case in cases_of(number).items() if name in chosen):
         model = by_convoy(case, strategy, rank * local, local)

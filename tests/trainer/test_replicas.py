@@ -86,5 +86,12 @@ def test_phases_equal_plain_keras_layer_by_layer(group, groups):
             test_phases.compare(name, weights_of_case(weights, name))
 
 
+@pytest.mark.parametrize("group", GROUPS[2:], ids=lambda group: f"{group[1]}-{group[0]}")
+def test_all_workers_hear_of_one_that_wishes_something_or_stands_elsewhere(group, groups):
+    for found in groups[group]:
+        assert found["agreement:anywhere"].tolist() == [False, True], "the last one alone wished it"
+        assert found["agreement:everywhere"].tolist() == [False, True]
+
+
 def weights_of_case(weights: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     return {key.partition(":")[2]: value for key, value in weights.items() if key.startswith(f"{name}:")}

@@ -13,6 +13,10 @@ from trainer.parts import Batch, sum_over_parts
 STEPS_PER_LOOP = 10
 
 
+class Interrupted(Exception):
+    """An evaluation was broken off; nothing was measured."""
+
+
 @dataclass(frozen=True)
 class Counts:
     """What an evaluation counted. `confusion` is int64 [classes, classes], a row for each true class."""
@@ -48,8 +52,17 @@ class Evaluator:
         self._loss = _summed([], "evaluation_loss")
         self._confusion = _summed([num_classes, num_classes], "evaluation_confusion")
 
-    def measure(self, dataset: tf.data.Dataset, num_steps: int, beat: Callable[[int], None]) -> Counts:
-        """Go through `num_steps` batches of a dataset of this worker's own shares; `beat` hears how far it is."""
+    def measure(
+        self,
+        dataset: tf.data.Dataset,
+        num_steps: int,
+        beat: Callable[[int], None],
+        ends: Callable[[], bool] | None = None,
+    ) -> Counts:
+        """Go through `num_steps` batches of a dataset of this worker's own shares; `beat` hears how far it is.
+
+        Raises Interrupted when `ends`, which is asked between calls of the compiled loop, says so.
+        """
         batches = self.strategy.distribute_datasets_from_function(
             lambda _: dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
         )
@@ -58,6 +71,8 @@ class Evaluator:
         for done in range(0, num_steps, STEPS_PER_LOOP):
             self._run(iterator, tf.constant(min(STEPS_PER_LOOP, num_steps - done)))
             beat(min(done + STEPS_PER_LOOP, num_steps))
+            if ends is not None and done + STEPS_PER_LOOP < num_steps and ends():
+                raise Interrupted(f"after {done + STEPS_PER_LOOP} of {num_steps} batches")
         loss, confusion = self._read()
         return Counts(float(loss), np.rint(confusion.numpy()).astype(np.int64))
 

@@ -1,0 +1,133 @@
+"""A stop does not wait for an evaluation: it is broken off, and made by whoever goes on, with the same end."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+from conf.exit_codes import DONE, STOPPED
+from conf.schema import DataSpec, EarlyStoppingSpec, JobSpec, ModelSpec, PlateauSpec, StorageSpec, TrainerSpec, Verb
+from data_pipeline.prepare import prepare
+from storage.run_dir import RunDir
+from trainer.checkpoints import newest_whole
+from trainer.evaluation import evaluator
+from trainer.session import Session
+from trainer.topology import Topology
+from trainer.training import run_task
+
+#: No evaluation is better by so much than the first one, at step 6: the rate falls, and step 24 is the end.
+LAST = 24
+Told = list[tuple[str, dict[str, Any]]]
+
+
+def job(root: Path, run_id: str) -> JobSpec:
+    trainer = TrainerSpec(
+        model=ModelSpec(options={"filters": [4], "dense": 0, "batch_norm": True}, dropout=0.2),
+        global_batch_size=4,
+        eval_batch_size=4,
+        steps=100,
+        steps_per_loop=3,
+        log_every_steps=4,
+        eval_every_steps=6,
+        checkpoint_every_steps=10,
+        early_stopping=EarlyStoppingSpec("validation_loss", patience=3, min_delta=10.0),
+        plateau=PlateauSpec("validation_loss", factor=0.5, patience=1, min_delta=10.0),
+        ema_decay=0.9,
+        export_at_end=False,
+    )
+    data = DataSpec(name="synthetic", num_examples=160, num_classes=2, image_size=8, out=str(root / "data"))
+    return JobSpec(run_id=run_id, data=data, trainer=trainer, storage=StorageSpec(root=str(root / "runs")))
+
+
+class Listener:
+    """A channel that asks for a stop when it hears of a phase at a step, and so many batches of an evaluation."""
+
+    def __init__(self, stop_at: tuple[str, int, int | None] | None = None):
+        self.stop_requested, self.told, self._stop_at, self._step = False, Told(), stop_at, 0
+
+    def say(self, kind: str, **fields: Any) -> None:
+        """Keep it."""
+        self.told.append((kind, fields))
+        self._step = fields.get("step", fields.get("details", {}).get("step", self._step))
+        if kind == "progress" and (fields["phase"], self._step, fields.get("done")) == self._stop_at:
+            self.stop_requested = True
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """The details of the events of a kind."""
+        return [fields["details"] for said, fields in self.told if said == "event" and fields["event"] == kind]
+
+    @property
+    def evaluated(self) -> list[int]:
+        """The steps that the validation split was measured at."""
+        return [event["step"] for event in self.events("evaluated") if event["split"] == "validation"]
+
+    @property
+    def trained(self) -> list[int]:
+        """The steps that the training was at between two calls."""
+        return [fields["step"] for said, fields in self.told if fields.get("phase") == "training"]
+
+
+def run(asked: JobSpec, attempt: int, stop_at: tuple[str, int, int | None] | None = None) -> tuple[int, Listener]:
+    """One attempt of a job in this process: its exit code, and what it told."""
+    heard = Listener(stop_at)
+    session = Session(asked, Topology(1, 0, 1, 1, False), heard)
+    return run_task(session, RunDir(asked.storage.root, str(asked.run_id)), attempt), heard
+
+
+def curves(asked: JobSpec) -> dict[str, list[tuple[int, float]]]:
+    """Every curve that does not depend on the clock."""
+    found = {}
+    for split in ("train", "validation"):
+        shown = EventAccumulator(f"{asked.storage.root}/{asked.run_id}/tensorboard/{split}", {"tensors": 0})
+        shown.Reload()
+        for tag in ("loss", "accuracy", "learning_rate", "epoch"):
+            found[f"{split}/{tag}"] = [(e.step, float(e.tensor_proto.float_val[0])) for e in shown.Tensors(tag)]
+    return found
+
+
+def test_a_stop_leaves_an_evaluation_to_who_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluator, "STEPS_PER_LOOP", 2)  # of about eight batches
+    prepare(job(tmp_path, "prepare"))
+    calm, stopped = job(tmp_path, "calm"), job(tmp_path, "stopped")
+    code, told = run(calm, 1)
+    assert (code, told.evaluated, told.events("stopped_early")[0]["step"]) == (DONE, [6, 12, 18, LAST], LAST)
+    assert told.events("best_restored") == [{"step": 6}]
+
+    code, before = run(stopped, 1, ("training", 3, None))
+    assert (code, before.evaluated, before.trained) == (STOPPED, [], [3, 6]), "wished for in the call before it is due"
+    code, again = run(stopped, 2, ("evaluating", 6, 2))
+    assert (code, again.evaluated, again.trained) == (STOPPED, [], []), "broken off once more"
+    code, inside = run(stopped, 3, ("evaluating", 12, 2))
+    assert (code, inside.evaluated, inside.trained[-1]) == (STOPPED, [6], 12)
+    code, deciding = run(stopped, 4, ("evaluating", LAST, 4))
+    assert (code, deciding.evaluated, deciding.trained[-1]) == (STOPPED, [12, 18], LAST)
+
+    measured = run_task_of(stopped, Verb.evaluate)
+    assert measured.events("best_restored") == [{"step": 6}], "it ended there, which nobody had found out yet"
+    code, last = run(stopped, 5)
+    assert (code, last.evaluated, last.trained) == (DONE, [LAST], [])
+    for kind in ("stopped_early", "best_restored"):
+        assert last.events(kind) == told.events(kind)
+    assert [event for one in (inside, deciding, last) for event in one.events("plateau")] == told.events("plateau")
+    expected, found = (newest_whole(RunDir(asked.storage.root, str(asked.run_id))) for asked in (calm, stopped))
+    assert expected is not None and found is not None and found.step == expected.step == LAST
+    assert [name for name in expected.tensors if not np.array_equal(found.tensors[name], expected.tensors[name])] == []
+    assert curves(stopped) == curves(calm)
+    assert [step for step, _ in curves(calm)["validation/loss"]] == [6, 12, 18, LAST]
+    reports = [
+        RunDir(asked.storage.root, str(asked.run_id)).read_json("report/metrics.json") for asked in (calm, stopped)
+    ]
+    assert reports[0] == reports[1]
+
+
+def run_task_of(asked: JobSpec, verb: Verb) -> Listener:
+    """Another verb on the same run."""
+    asked.job = verb
+    try:
+        code, told = run(asked, 9)
+    finally:
+        asked.job = Verb.train
+    assert code == DONE
+    return told
