@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from launcher.goodput import seconds_of
-from storage.run_dir import OUTCOME, RunDir
+from storage.run_dir import OUTCOME, RunDir, stacks_name
 from tests.end_to_end.conftest import Command
 from tests.end_to_end.storm import assert_same, command_of
 from tests.launcher.conftest import living
@@ -113,6 +113,9 @@ class Held:
         kind, words = SAID[victim, number]
         assert (ended["rank"], details["kind"], words in details["reason"]) == (rank, kind, True), ended
         assert seconds < HANG_S + START_S + 10 * PATIENCE
+        if (victim, number) == ("worker", STOP) and "no progress" in details["reason"] and self.phase != "exporting":
+            stacks = self.run.store.get(stacks_name(self.attempt, 1 - rank)).decode()
+            assert stacks.startswith("thread MainThread"), "whoever does not stand still says where it waits"
 
     def strike_server(self, name: str, number: signal.Signals) -> None:
         """Hit a server of Ray, let the chief go on: the workers save, and the command says how to go on.

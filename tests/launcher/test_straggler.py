@@ -12,8 +12,9 @@ from launcher.gate import prepare_own_ray
 from launcher.installed import code_digest
 from launcher.memory_kills import memory_kills
 from launcher.messages import AgentReport, Order, WorkerStatus
+from launcher.placement import Placement
 from launcher.recovery import Kind, kind_of
-from launcher.rendezvous import check_alike
+from launcher.rendezvous import check_alike, check_gpus
 from launcher.straggler import Straggler, Stragglers
 from launcher.verbs.status import describe
 from storage.run_dir import RunDir
@@ -72,6 +73,14 @@ def test_who_differs_in_what_is_refused_with_all_names():
     first, second = (str(problem) for problem in refused.value.problems)
     assert "every host needs the same python: 3.11.2 on a (rank 0); 3.12.1 on b (ranks 1, 2)" in first
     assert "every host needs the same code: abc on a, b (ranks 0, 1); def on b (rank 2)" in second
+
+
+def test_a_worker_with_fewer_gpus_than_it_was_promised_is_refused_by_number():
+    placement = Placement(2, 1, 2, 2, 2)
+    enough, short = (replace(report(rank, "a"), gpus=gpus) for rank, gpus in enumerate([("0", "1"), ("2",)]))
+    check_gpus([enough, replace(short, gpus=("2", "3"))], placement)
+    with pytest.raises(BadSpec, match="rank 1 on a was given 1 of 2 GPUs"):
+        check_gpus([enough, short], placement)
 
 
 def test_the_digest_of_the_code_sees_every_file(tmp_path):
