@@ -112,6 +112,7 @@ class Sweep:
             finally:
                 process.kill()
                 process.wait()
+                self.run_dir.publish(f"{LOGS}/prepare.log")
             if code != DONE:
                 raise NotPrepared(last_line(log), code)
 

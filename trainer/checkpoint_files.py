@@ -74,12 +74,24 @@ def verified_bytes(run_dir: RunDir, step: int, entry: FileEntry) -> memoryview:
     return data
 
 
-def status_of(run_dir: RunDir, step: int, listing: Mapping[str, Stored], verify: bool) -> CheckpointStatus:
-    """Compare a checkpoint's files with its manifest. BadSpec for a newer format."""
-    try:
-        manifest = checked_manifest(run_dir, step)
-    except Broken as error:
-        return CheckpointStatus(step, 0, None, str(error))
+def status_of(
+    run_dir: RunDir, step: int, listing: Mapping[str, Stored], verify: bool, seen: dict[int, Manifest] | None = None
+) -> CheckpointStatus:
+    """Compare a checkpoint's files with its manifest. BadSpec for a newer format.
+
+    Manifests that this process has `seen` are not read again as long as all their files, whose names are of one save
+    alone, are there.
+    """
+    known = (seen or {}).get(step)
+    if known is not None and all(f"{checkpoint_name(step)}/{file.name}" in listing for file in known.files):
+        manifest = known
+    else:
+        try:
+            manifest = checked_manifest(run_dir, step)
+        except Broken as error:
+            return CheckpointStatus(step, 0, None, str(error))
+    if seen is not None:
+        seen[step] = manifest
     problem = None
     try:
         for entry in manifest.files:

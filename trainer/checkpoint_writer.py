@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from storage.run_dir import RunDir
+from trainer.checkpoint_manifest import Manifest
 from trainer.checkpoint_tensors import as_array
 from trainer.checkpoints import prune, save
 from trainer.retention import Retention, needed_by
@@ -36,6 +37,7 @@ class CheckpointWriter:
         self._run_dir, self._attempt, self._keep, self._on_saved = run_dir, attempt, keep or Retention(), on_saved
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
+        self._seen: dict[int, Manifest] = {}
         self.last_save_s = 0.0  # how long the newest save took
 
     @property
@@ -90,7 +92,8 @@ class CheckpointWriter:
         if self._on_saved:
             self._on_saved(step)
         keep = replace(self._keep, needed=needed_by(state))
-        prune(self._run_dir, keep, self._attempt, known_whole=step)
+        for removed in prune(self._run_dir, keep, self._attempt, step, self._seen):
+            self._seen.pop(removed, None)
 
 
 def refuse_not_finite(step: int, arrays: Mapping[str, np.ndarray]) -> None:

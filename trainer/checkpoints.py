@@ -124,11 +124,18 @@ def list_checkpoints(run_dir: RunDir, verify: bool = False) -> list[CheckpointSt
     return [status_of(run_dir, step, listing, verify) for step in steps_in(listing)]
 
 
-def prune(run_dir: RunDir, keep: Retention, attempt: int = -1, known_whole: int | None = None) -> list[int]:
+def prune(
+    run_dir: RunDir,
+    keep: Retention,
+    attempt: int = -1,
+    known_whole: int | None = None,
+    seen: dict[int, Manifest] | None = None,
+) -> list[int]:
     """Remove all checkpoints but those to `keep`, and the leftovers of `attempt` and earlier; the steps removed.
 
     Never the newest whole one, whatever `keep` says, and nothing newer than that. `known_whole` is a step that
-    need not be verified, because this process has just saved it. Only the process that saves gives `attempt`.
+    need not be verified, because this process has just saved it. Only the process that saves gives `attempt`, and what
+    it remembers of manifests (`seen`): of a thousand checkpoints that stay for ever each save would read as many.
     """
     listing = listing_of(run_dir)
     for step in {step for name in listing if (step := checkpoint_step(name)) is not None}:
@@ -143,7 +150,7 @@ def prune(run_dir: RunDir, keep: Retention, attempt: int = -1, known_whole: int 
     )
     if whole is None:
         return []
-    statuses = [status_of(run_dir, step, listing, False) for step in steps]
+    statuses = [status_of(run_dir, step, listing, False, seen) for step in steps]
     complete = {status.step: status.metrics for status in statuses if status.step == whole or not status.problem}
     kept = keep.kept(complete)
     removed = [step for step in steps if step < whole and step not in kept]

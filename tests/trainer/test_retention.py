@@ -2,7 +2,9 @@
 
 import pytest
 
-from storage.run_dir import RunDir
+from storage.run_dir import RunDir, checkpoint_step
+from trainer.checkpoint_files import remove
+from trainer.checkpoint_writer import CheckpointWriter
 from trainer.checkpoints import list_checkpoints, prune, save
 from trainer.retention import Retention
 
@@ -51,3 +53,26 @@ def test_a_broken_one_is_not_taken_for_the_best(tmp_path):
     next((tmp_path / "run" / "checkpoints" / "step_00000020").glob("*state.json")).unlink()
     prune(run, Retention(1, best=1))
     assert [status.step for status in list_checkpoints(run)] == [40, 50]
+
+
+def test_a_save_reads_no_manifest_that_its_writer_has_seen(tmp_path, monkeypatch):
+    """Else each save would read those of all checkpoints that stay for ever."""
+    run, read = RunDir(str(tmp_path), "run"), []
+    save(run, 1, {}, {}, 1, {"validation_accuracy": 0.4})
+    real = run.store.get
+
+    def counted(name: str) -> bytes:
+        read.append(checkpoint_step(name))
+        return real(name)
+
+    monkeypatch.setattr(run.store, "get", counted)
+    writer = CheckpointWriter(run, 1, Retention(1, best=2))
+    for step, accuracy in ACCURACIES.items():
+        if step == 50:  # meanwhile another process has put another one in the place of the second best
+            remove(run, 40)
+            save(run, 40, {}, {}, 2, {"validation_accuracy": 0.1})
+        writer.submit(step, {}, {}, {"validation_accuracy": accuracy})
+        writer.wait()
+    writer.close()
+    assert read == [1, 10, 20, 30, 40, 40, 50], "each once, and once more where it is another"
+    assert [status.step for status in list_checkpoints(run)] == [20, 50]
