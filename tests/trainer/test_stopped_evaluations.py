@@ -50,7 +50,8 @@ class Listener:
     def say(self, kind: str, **fields: Any) -> None:
         """Keep it."""
         self.told.append((kind, fields))
-        self._step = fields.get("step", fields.get("details", {}).get("step", self._step))
+        if fields.get("phase") == "training" or fields.get("event") == "restored":
+            self._step = fields.get("step", fields.get("details", {}).get("step"))
         if kind == "progress" and (fields["phase"], self._step, fields.get("done")) == self._stop_at:
             self.stop_requested = True
 
@@ -95,8 +96,8 @@ def test_a_stop_leaves_an_evaluation_to_who_goes_on(tmp_path: Path, monkeypatch:
     assert (code, told.evaluated, told.events("stopped_early")[0]["step"]) == (DONE, [6, 12, 18, LAST], LAST)
     assert told.events("best_restored") == [{"step": 6}]
 
-    code, before = run(stopped, 1, ("training", 3, None))
-    assert (code, before.evaluated, before.trained) == (STOPPED, [], [3, 6]), "wished for in the call before it is due"
+    code, before = run(stopped, 1, ("training", 4, None))
+    assert (code, before.evaluated, before.trained) == (STOPPED, [], [3, 4, 6]), "wished for before it"
     code, again = run(stopped, 2, ("evaluating", 6, 2))
     assert (code, again.evaluated, again.trained) == (STOPPED, [], []), "broken off once more"
     code, inside = run(stopped, 3, ("evaluating", 12, 2))
