@@ -60,13 +60,17 @@ class Board:
 
 @contextlib.contextmanager
 def board(logdir: str, port: int, log: Path) -> Iterator[Board]:
-    """TensorBoard on what is in `logdir`; port 0 takes a free one. BadSpec where the port is taken."""
+    """TensorBoard on what is in `logdir`; port 0 takes a free one. BadSpec where the port is taken.
+
+    Its log is in a folder that is removed when the block is left, as are files of its own.
+    """
     port = free_port(port)
     options = {"logdir": logdir, "host": HOST, "port": port, "load_fast": "false", "reload_interval": RELOAD_S}
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "tensorboard.main", *(f"--{name}={value}" for name, value in options.items())],
-            env=child_environ({"CUDA_VISIBLE_DEVICES": "-1"}),
+            # It leaves a file that tells of it, in the temporary folder, when it is killed.
+            env=child_environ({"CUDA_VISIBLE_DEVICES": "-1", "TMPDIR": str(log.parent)}),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
