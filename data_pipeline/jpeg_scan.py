@@ -33,13 +33,14 @@ def scan_fault(data: bytes) -> str | None:
         return found
     body = data[: found.end].rstrip(b"\xff")
     small = 8 if found.is_all else 1  # a progressive JPEG tells what its pixels have in common first
-    if _picture(body + _ENDS[0] + JPEG_END, small) != _picture(body + _ENDS[1] + JPEG_END, small):
+    seen = _picture(body + _ENDS[0] + JPEG_END, small)
+    if seen != _picture(body + _ENDS[1] + JPEG_END, small):
         return "its compressed data end before its last pixel"
     last = body[found.begin :][-2 * _SURPLUS :]
     if not found.is_all or len(last) < 2 * _SURPLUS or len(set(last[_SURPLUS:])) == 1:  # some cameras fill up files
         return None
     changed = body[:-_SURPLUS].rstrip(b"\xff") + _ENDS[0] + JPEG_END
-    if any(_picture(changed, scale) != _picture(body + JPEG_END, scale) for scale in (small, 1)):
+    if _picture(changed, small) != seen or _picture(changed, 1) != _picture(body + JPEG_END, 1):
         return None
     return "its last pixel comes before the end of its compressed data"
 
