@@ -8,6 +8,8 @@ from functools import reduce
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 from conf.data_url import local_source
 from conf.errors import BadSpec
 from conf.schema import JobSpec
@@ -94,24 +96,28 @@ def _source_files(
 ) -> FileStates:
     """Every file below the source, and the others it was made of, with marks of those that were read."""
     root = path if path.is_dir() else path.parent
-    states = dict(found)
+    states, above = dict(found), f"{root}/"
     marks: dict[str, int] = {}
     for plan, note in zip(plans, notes, strict=True):
         files = [each.image for each in plan.examples if each.key not in note.skipped]
-        for place, file in enumerate(files):
-            if isinstance(file, (str, Path)):
-                marks[_relative(file, root)] = int(note.file_marks[8 * place : 8 * place + 8], 16)
-    for name in {*marks, *(_relative(file, root) for file in source.files)} - states.keys():
+        read = np.frombuffer(bytes.fromhex(note.file_marks), ">u4").tolist()
+        marks |= {
+            _below(above, str(file)): mark
+            for file, mark in zip(files, read, strict=False)
+            if isinstance(file, (str, Path))
+        }
+    for name in {*marks, *(_below(above, str(file)) for file in source.files)} - states.keys():
         state = file_state(root / name)
         if state is not None:
             states[name] = state
-    return {name: FileState(*state[:2], marks.get(name)) for name, state in states.items()}
+    for name in marks.keys() & states.keys():
+        states[name] = FileState(*states[name][:2], marks[name])
+    return states
 
 
-def _relative(file: str | Path, root: Path) -> str:
+def _below(above: str, file: str) -> str:
     """The name below the source; of a file that lies elsewhere its whole path, which `root / name` leaves as it is."""
-    text, start = str(file), f"{root}/"
-    return text[len(start) :] if text.startswith(start) else text
+    return file[len(above) :] if file.startswith(above) else file
 
 
 def _clean(store: Store, plans: Iterable[ShardPlan]) -> None:

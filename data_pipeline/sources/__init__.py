@@ -10,6 +10,7 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,7 @@ ALL = "all"
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
-@dataclass(frozen=True)
-class Example:
+class Example(NamedTuple):
     """One labelled image: a path, a file's bytes, pixels [height, width(, channels)], or a function that draws it."""
 
     image: str | Path | bytes | Pixels | Callable[[], Pixels | bytes]
