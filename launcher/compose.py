@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -24,6 +23,7 @@ from conf.errors import BadSpec, Problem
 from conf.register import register
 from conf.schema import JobSpec
 from launcher import axes
+from launcher.inside import NoSuchKey, hint_at, problems_inside, types_of
 
 GROUPS = ("data", "trainer", "cluster", "storage", "submit", "experiment")
 #: Below this anything may stand: each model family has its own.
@@ -82,7 +82,7 @@ def compose(words: Sequence[str]) -> Asked:
         with hydra.initialize_config_module("conf", version_base="1.3"):
             composed = hydra.compose("config", overrides=[_opened(word) for word in words])
         job = OmegaConf.to_object(composed)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:  # the last: a list of none
         raise _explain(error, words) from error
     assert isinstance(job, JobSpec)
     return Asked(job, touched_parts(keys), frozenset(keys), asked)
@@ -90,7 +90,7 @@ def compose(words: Sequence[str]) -> Asked:
 
 def takes_whole_numbers(key: str) -> bool:
     """Whether a key of the schema is a number without a fraction."""
-    return key in known_keys() and int in _types(_hint(key))
+    return key in known_keys() and int in types_of(hint_at(JobSpec, key))
 
 
 def touched_parts(keys: Sequence[str]) -> frozenset[str]:
@@ -134,7 +134,7 @@ def _literal(word: str) -> str:
     """
     name, is_override, value = word.partition("=")
     key = name.lstrip("+")
-    if not is_override or key not in known_keys() or str not in _types(_hint(key)):
+    if not is_override or key not in known_keys() or str not in types_of(hint_at(JobSpec, key)):
         return word
     with contextlib.suppress(HydraException):
         parsed = OverridesParser.create().parse_override(word).value()
@@ -175,41 +175,48 @@ def _key_problems(word: str, key: str) -> list[Problem]:
 
 
 def _opened(word: str) -> str:
-    """Hydra wants a plus before keys that the schema does not list one by one."""
-    return f"++{word.lstrip('+')}" if word.lstrip("+").startswith(FREE) else word
+    """Hydra wants a plus before keys that the schema does not list one by one, alone or all in one word."""
+    bare = word.lstrip("+")
+    return f"++{bare}" if bare.startswith((FREE, f"{FREE.rstrip('.')}=")) else word
 
 
 def _explain(error: Exception, words: Sequence[str]) -> BadSpec:
-    """The refusal of the first value of a wrong type; Hydra's own first line where none is found."""
+    """The refusal of the first word with a wrong key or value; Hydra's own first line where none is found."""
     for word in words:
-        key, _, value = word.lstrip("+").partition("=")
-        if key in GROUPS or key.startswith(FREE) or IN_A_LIST.fullmatch(key):
+        key, _, text = word.lstrip("+").partition("=")
+        if key in GROUPS or key.startswith(FREE):
             continue
-        hint = _hint(key)
-        if not _fits(value, hint):
-            return BadSpec.of(key, value, f"must be {_wanted(hint)}", _closest_member(value, hint))
+        try:
+            hint = hint_at(JobSpec, key)
+        except NoSuchKey as unknown:
+            cure = nearest(key.rpartition(".")[2], unknown.known) or f"known: {', '.join(unknown.known)}"
+            return BadSpec.of(key, text, "there is no such key", cure)
+        value = OverridesParser.create().parse_override(word).value() if text.startswith(("[", "{")) else text
+        if problems := list(problems_inside(key, value, hint, _wrong)):
+            return BadSpec(problems)
+        if IN_A_LIST.fullmatch(key) and isinstance(error, AssertionError):
+            law, whole = "the recipe has no such list to change", ".".join(key.split(".")[:2])
+            return BadSpec.of(key, text, law, f"give the list as a whole: '{whole}=[{{...}}, {{...}}]'")
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return BadSpec.of("command line", " ".join(words), first, "--help shows the keys and groups")
 
 
-def _hint(key: str) -> Any:
-    schema: Any = JobSpec
-    for name in key.split("."):
-        schema = get_type_hints(schema)[name]
-    return schema
-
-
-def _types(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+def _wrong(text: str, hint: Any) -> Problem | None:
+    """What is wrong with a value, whatever its key."""
+    if _fits(text, hint):
+        return None
+    return Problem("", text, f"must be {_wanted(hint)}", _closest_member(text, hint))
 
 
 def _fits(value: str, hint: Any) -> bool:
     if hint is Any:
         return True
-    types = _types(hint)
+    types = types_of(hint)
     if value == "null":
         return type(None) in types
-    if value.startswith(("[", "{")) and any(get_origin(k) is list or dataclasses.is_dataclass(k) for k in types):
+    if value.startswith(("[", "{")) and any(
+        get_origin(k) in (list, dict) or dataclasses.is_dataclass(k) for k in types
+    ):
         return True  # what is in it is Hydra's to judge
     return any(kind is str or re.fullmatch(LOOKS.get(kind, "(?!)"), value) or _is_member(value, kind) for kind in types)
 
@@ -221,7 +228,7 @@ def _is_member(value: str, kind: Any) -> bool:
 def _wanted(hint: Any) -> str:
     words = {int: "a whole number", float: "a number", bool: "true or false", type(None): "null", str: "text"}
     wanted = []
-    for kind in _types(hint):
+    for kind in types_of(hint):
         if isinstance(kind, type) and issubclass(kind, Enum):
             wanted.append(f"one of {', '.join(kind.__members__)}")
         else:
@@ -230,6 +237,6 @@ def _wanted(hint: Any) -> str:
 
 
 def _closest_member(value: str, hint: Any) -> str:
-    enums = [kind for kind in _types(hint) if isinstance(kind, type) and issubclass(kind, Enum)]
+    enums = [kind for kind in types_of(hint) if isinstance(kind, type) and issubclass(kind, Enum)]
     members = [name for kind in enums for name in kind.__members__]
     return nearest(value, members) or "give such a value, or leave the key out"

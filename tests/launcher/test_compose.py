@@ -30,6 +30,13 @@ def test_groups_and_keys_reach_the_typed_job():
     assert (job.trainer.steps, job.run_id, job.trainer.model.options["depth"]) == (7, "5", 3)
 
 
+def test_options_of_a_family_come_one_by_one_or_all_in_one_word():
+    job = compose(["trainer.model.options={filters: [8, 8], nested: {a: 1}}", "trainer.model.options.dense=16"]).job
+    assert job.trainer.model.options == {"filters": [8, 8], "nested": {"a": 1}, "dense": 16}
+    phases = compose(["trainer.phases=[{trainable: head, steps: 2, optimizer: {name: sgd}}, {}]"]).job.trainer.phases
+    assert phases is not None and [phase.trainable for phase in phases] == ["head", "all"]
+
+
 @pytest.mark.parametrize(
     ("word", "said"),
     [
@@ -52,6 +59,15 @@ def test_groups_and_keys_reach_the_typed_job():
         ("trainer.precision=mixed_floot16", ["must be one of float32", "did you mean mixed_float16?"]),
         ("job=trian", ["job=trian", "did you mean train?"]),
         ("cluster", ["a word is group=option or key=value"]),
+        ("trainer.phases=[{trainabel: head, steps: 2}, {}]", ["trainer.phases.0.trainabel=head", "mean trainable?"]),
+        ("trainer.phases=[{}, {optimizer: {lr: 1}}]", ["trainer.phases.1.optimizer.lr=1", "learning_rate"]),
+        ("trainer.phases=[{steps: few}]", ["trainer.phases.0.steps=few", "must be a whole number or null"]),
+        ("trainer.groups=[{part: head, optimiser: {}}]", ["trainer.groups.0.optimiser={}", "mean optimizer?"]),
+        ("trainer.early_stopping={patiense: 3}", ["trainer.early_stopping.patiense=3", "mean patience?"]),
+        ("trainer.fine_tuning.0.epochz=3", ["trainer.fine_tuning.0.epochz=3", "mean epochs?"]),
+        ("trainer.phases.0.epochs=3", ["trainer.phases.0.epochs=3", "no such list", "'trainer.phases=[{...}"]),
+        ("trainer.model.options=5", ["trainer.model.options=5", "must be a group of keys"]),
+        ("trainer.steps=[1]", ["trainer.steps=[1]", "must be a whole number or null"]),
     ],
 )
 def test_a_wrong_word_is_refused_with_the_nearest_spelling(word, said):
