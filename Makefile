@@ -61,11 +61,16 @@ test-jobs: $(VENV)/.installed-dev # whole jobs, which take all cores: nothing ru
 
 .PHONY: models
 models: $(VENV)/.installed-dev ## every model of keras.applications against Keras itself, the same bits again, every precision: minutes
-	$(PY) -m pytest --durations=5 tests/trainer/every_model.py tests/trainer/deterministic_models.py tests/trainer/mixed_precision.py
+	$(PY) -m pytest --durations=5 tests/trainer/every_model.py tests/trainer/synchronized_models.py \
+	  tests/trainer/deterministic_models.py tests/trainer/mixed_precision.py
 
 .PHONY: memory
 memory: $(VENV)/.installed-dev ## peaks with and without rematerialisation, what fits, models over several devices: minutes
 	$(PY) -m pytest --durations=5 tests/trainer/memory_runs.py tests/end_to_end/fitting.py
+
+.PHONY: sweep
+sweep: $(VENV)/.installed-dev ## trials that share the hosts of a running Ray cluster: a minute
+	$(PY) -m pytest tests/end_to_end/sweep_on_cluster.py
 
 # Each takes six to twelve minutes and wants the machine for itself; CHAOS_PATIENCE=3 is for a busy one.
 .PHONY: chaos

@@ -14,6 +14,7 @@ from launcher.console import Console
 from launcher.drive import needs_data
 from launcher.gate import hosts_of
 from launcher.interrupts import Interrupts
+from launcher.journal import Journal
 from launcher.placement import Placement, place, room
 from launcher.trial import LOGS, Process, Result, Trial, last_line, result_of, start
 from storage.run_dir import SWEEP_REPORT, SWEEP_TABLE, RunDir
@@ -52,9 +53,14 @@ class Sweep:
         if finished:
             self.console.say(f"{len(finished)} of {len(self.trials)} trials are finished")
         running: dict[int, Process] = {}
+        journal = Journal(self.run_dir)
+        journal.forget_stop()
+        self.report()
         try:
             self._prepare(waiting)
             while waiting or running:
+                if self.interrupts.reason is None and journal.stop_requested():
+                    self.interrupts.request("job=stop")
                 if self.interrupts.reason:
                     waiting.clear()
                 self._start(waiting, running)

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from launcher import sweep_status
 from launcher.compose import Asked
 from launcher.console import show
 from launcher.goodput import goodput, seconds_of, table
 from launcher.lease import is_alive, read_owner
 from launcher.saved import existing_run, outcome
+from launcher.sweep_status import sweep_at
 from storage.run_dir import RunDir
 
 LAST_EVENTS = 8
@@ -18,7 +20,11 @@ QUIET = ("spent", "command")
 
 
 def run(asked: Asked) -> int:
-    """Say state, step, attempts and the last events."""
+    """Say state, step, attempts and the last events; of a sweep, how its trials are doing."""
+    root = asked.job.storage.root
+    if sweep := sweep_at(root, asked.job.run_id):
+        show("\n".join(sweep_status.describe(sweep, root)))
+        return 0
     run_dir, _ = existing_run(asked)
     show("\n".join(describe(run_dir)))
     return 0

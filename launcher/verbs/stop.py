@@ -1,4 +1,4 @@
-"""job=stop: ask a running job to save and stop."""
+"""job=stop: ask a running job, or a sweep with all of its trials, to save and stop."""
 
 import time
 
@@ -7,15 +7,17 @@ from launcher.console import show
 from launcher.journal import STOP_REQUEST
 from launcher.lease import is_alive, read_owner
 from launcher.saved import existing_run
+from launcher.sweep_status import sweep_at
 
 
 def run(asked: Asked) -> int:
     """Leave the request where the job's driver looks for it, about once a second."""
-    run_dir, job = existing_run(asked)
+    run_dir = sweep_at(asked.job.storage.root, asked.job.run_id) or existing_run(asked)[0]
     owner = read_owner(run_dir)
     if owner is None or not is_alive(owner, time.time()):
-        show(f"run {job.run_id} is not running: nothing to stop")
+        show(f"run {run_dir.run_id} is not running: nothing to stop")
         return 0
     run_dir.write_json(STOP_REQUEST, {"time": time.time()})
-    show(f"asked run {job.run_id} (process {owner.pid} on {owner.host}) to save and stop; job=status tells how it goes")
+    who = f"run {run_dir.run_id} (process {owner.pid} on {owner.host})"
+    show(f"asked {who} to save and stop; job=status tells how it goes")
     return 0

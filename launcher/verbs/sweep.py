@@ -19,6 +19,7 @@ from launcher.interrupts import interrupts
 from launcher.lease import Lease
 from launcher.saved import check_writable, new_run_id
 from launcher.sweep import NotPrepared, Sweep, slots_of
+from launcher.sweep_status import trial_id
 from launcher.trial import Result, Trial
 from storage.run_dir import SWEEP, SWEEP_TABLE, RunDir
 from storage.store import NotStored
@@ -84,7 +85,7 @@ def planned(words: Sequence[str], job: JobSpec) -> list[Trial]:
     trials, refusals = [], []
     for number, values in enumerate(axes.trials(varied, job.sweep), start=1):
         tried = (*fixed, *(f"{key}={value}" for key, value in values.items()))
-        trial = Trial(number, f"{job.run_id}-{number:03d}", values, (*tried, *_shown(list(values))))
+        trial = Trial(number, trial_id(str(job.run_id), number), values, (*tried, *_shown(list(values))))
         try:
             composed = compose([*trial.words, f"run_id={trial.run_id}"]).job
             rules.check(composed)

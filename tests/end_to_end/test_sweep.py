@@ -1,4 +1,4 @@
-"""`job=sweep`, as typed: four trials, one of which fails and one is refused, killed in the middle and begun again."""
+"""`job=sweep`, as typed: four trials, one of which fails and one is refused, killed and stopped in the middle."""
 
 import csv
 import io
@@ -47,11 +47,29 @@ def swept(convoy) -> str:
     finished = {name: told for name, told in outcomes(convoy).items() if told["state"] == "succeeded"}
     assert 1 <= len(finished) < 2
     before = {name: (convoy.runs / name / "events.jsonl").read_bytes() for name in finished}
+    status = convoy.run("job=status", "run_id=swept")
+    assert "state     interrupted" in status and "1 refused, 1 succeeded" in status
+    assert "greater than 0" in next(line for line in status.splitlines() if line.startswith("swept-004"))
+    stop(convoy)
     said = convoy.run("job=sweep", "run_id=swept")
     for name, events in before.items():
         assert (convoy.runs / name / "events.jsonl").read_bytes() == events, "a finished trial was begun again"
     assert "1 of 4 trials are finished" in said
     return said
+
+
+def stop(convoy) -> None:
+    """`job=stop` of the sweep while a trial of it is on its way."""
+    lease = convoy.runs / "swept-003" / "driver.lease"
+    left = lease.read_bytes() if lease.exists() else None  # by the one that was killed
+    process, deadline = convoy.start("job=sweep", "run_id=swept"), time.monotonic() + 120
+    while (not lease.exists() or lease.read_bytes() == left) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    assert "asked run swept" in convoy.run("job=stop", "run_id=swept")
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 75 and "job=stop: go on with what has not succeeded" in said, said[-3000:]
+    assert outcomes(convoy)["swept-003"]["state"] == "stopped", said[-3000:]
+    assert "nothing to stop" in convoy.run("job=stop", "run_id=swept")
 
 
 def test_all_trials_have_ended_and_the_table_is_sorted(convoy, swept):
