@@ -1,4 +1,4 @@
-"""What early stopping, plateaus, averages and losses may be asked for."""
+"""What early stopping, plateaus, averages, losses and the watch over them may be asked for."""
 
 import math
 
@@ -28,6 +28,10 @@ def problems(trainer: TrainerSpec) -> list[Problem]:
     if trainer.ema_decay is not None and not 0 < trainer.ema_decay < 1:
         law = "is a share in (0, 1)"
         found.append(Problem("trainer.ema_decay", trainer.ema_decay, law, "trainer.ema_decay=0.999, or null for none"))
+    factor = trainer.blow_up_factor
+    if factor is not None and not 1 < factor < math.inf:
+        law = "a loss that explodes is larger than what it is compared with: a number above 1"
+        found.append(Problem("trainer.blow_up_factor", factor, law, "trainer.blow_up_factor=10, or null for none"))
     for name in ("l2", "focal_gamma", "focal_alpha"):
         value = getattr(trainer, name)
         if not 0 <= value < math.inf or (name == "focal_alpha" and value == 0):

@@ -244,6 +244,7 @@ class TrainerSpec:
     class_weights: Any = None  # null | balanced | {class: weight, ...}; classes that are not named weigh 1
     on_blow_up: OnBlowUp = OnBlowUp.stop  # where a loss or the norm of a gradient is not finite
     max_blow_ups: int = 3  # batches that are left out before it stops all the same
+    blow_up_factor: float | None = None  # a loss so many times its running mean is one too; null: no finite one is
     tensorboard: LooksSpec = field(default_factory=LooksSpec)
     profile: list[int] | None = None  # [first, last]: the steps between them, traced for TensorBoard's profiler
     deterministic: bool = False  # same bits in every run on CPUs, at some cost

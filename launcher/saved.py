@@ -10,7 +10,7 @@ from conf.errors import BadSpec, Problem
 from conf.files import dump_job, load_job
 from conf.schema import JobSpec, Verb
 from launcher.compose import Asked
-from storage.run_dir import BLOW_UPS, CHECKPOINTS, JOB, OUTCOME, RunDir, checkpoint_step
+from storage.run_dir import BLOW_UPS, CHECKPOINTS, JOB, OUTCOME, SWEEP, RunDir, checkpoint_step
 from storage.store import NotStored, StoreError
 
 #: What decides the learning. It is frozen when the run begins.
@@ -22,7 +22,13 @@ WHOLE = "/manifest.json"
 #: Where and how it runs. It may change from one attempt to the next.
 FREE = ("cluster", "submit")
 #: Keys of the frozen parts that may change too: they say what to do about a failure.
-POLICIES = ("trainer.on_blow_up", "trainer.max_blow_ups", "data.on_corrupt", "data.max_corrupt")
+POLICIES = (
+    "trainer.on_blow_up",
+    "trainer.max_blow_ups",
+    "trainer.blow_up_factor",
+    "data.on_corrupt",
+    "data.max_corrupt",
+)
 
 
 def reconcile(saved: JobSpec, asked: Asked) -> JobSpec:
@@ -63,8 +69,16 @@ def existing_run(asked: Asked) -> tuple[RunDir, JobSpec]:
     """The same, for verbs that work on a run which must be there."""
     run_dir, job = open_run(asked, str(asked.job.run_id))
     if not run_dir.exists():
-        law = f"there is no such run in {asked.job.storage.root}"
-        raise BadSpec.of("run_id", job.run_id, law, "check the name; storage.root says where runs are")
+        law, cure = (
+            f"there is no such run in {asked.job.storage.root}",
+            "check the name; storage.root says where runs are",
+        )
+        if run_dir.store.exists(SWEEP):
+            law, cure = (
+                "this is a sweep, whose trials are runs of their own",
+                f"job=status run_id={job.run_id} lists them",
+            )
+        raise BadSpec.of("run_id", job.run_id, law, cure)
     return run_dir, job
 
 

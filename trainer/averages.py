@@ -56,8 +56,9 @@ class WeightAverages:
         rest = 1 - tf.minimum(self._decay, (1 + count) / (10 + count))
         for path in (path for path in self._weights if path in self._moving):
             average = self._averages[path]
-            # In this form an average that equals its weight stays as it is, to the last bit.
-            average.assign_add(rest * (self._weights[path] - average))
+            # average -= rest * (average - weight): one that equals its weight stays as it is, to the last bit.
+            difference = average - self._weights[path]
+            tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=rest, delta=difference)
         self._updates.assign_add(1)
 
     @contextlib.contextmanager

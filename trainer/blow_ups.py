@@ -23,7 +23,7 @@ NAMED = 3
 
 
 class BlowUp(Exception):
-    """A step's loss or gradient is not finite. `step` is counted from 1."""
+    """A step's loss or gradient is not finite, or its loss explodes. `step` is counted from 1."""
 
     def __init__(self, step: int, blown: Blown):
         super().__init__(blown.words)
@@ -78,7 +78,7 @@ def sentence(found: BlowUp, batch: NamedBatch) -> str:
 
 def entry_of(found: BlowUp, batch: NamedBatch, is_left_out: bool) -> dict[str, Any]:
     """What the report says of one blow-up. A number that is not finite is a word, for JSON has none."""
-    return {
+    entry = {
         "step": found.step,
         "epoch": batch.epoch,
         "loss": _number(found.blown.loss),
@@ -86,6 +86,7 @@ def entry_of(found: BlowUp, batch: NamedBatch, is_left_out: bool) -> dict[str, A
         "left_out": is_left_out,
         "examples": [asdict(example) for example in batch.examples],
     }
+    return entry | ({"usual_loss": _number(found.blown.usual)} if found.blown.usual else {})
 
 
 def _number(value: float) -> float | str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from trainer.blown import NO_LOSSES
 from trainer.parts import Batch
 
 
@@ -60,6 +61,7 @@ class Progress:
     ends: Sequence[int] = ()  # of the phases: no call of the compiled loop goes beyond one
     left_out: frozenset[int] = frozenset()  # steps, counted from 1, whose batches are passed over: they blew up
     evaluation_is_due: bool = False  # of the step at hand: a stop came before it, or in the middle
+    usual: tuple[float, float] = NO_LOSSES  # loss: what an explosion is told by
 
     @property
     def epoch(self) -> float:
@@ -81,6 +83,7 @@ class Progress:
             "lost": self.lost,
             "left_out": sorted(self.left_out),
             "evaluation_is_due": self.evaluation_is_due,
+            "usual_loss": list(self.usual),
         }
 
     def resume(self, saved: dict[str, Any]) -> None:
@@ -90,6 +93,8 @@ class Progress:
         self.skipped, self.lost = int(saved.get("skipped", 0)), int(saved.get("lost", 0))
         self.left_out |= {int(step) for step in saved.get("left_out", ())}
         self.evaluation_is_due = bool(saved.get("evaluation_is_due", False))
+        mean, count = saved.get("usual_loss", NO_LOSSES)
+        self.usual = (float(mean), float(count))
 
 
 class Every(NamedTuple):

@@ -140,6 +140,7 @@ class Session:
             self.segmented,
             trainer.compile is Compile.xla,
             self.glance,
+            trainer.blow_up_factor,
         )
         averaged = averages.averages_of(statistics) if averages else []
         self.average_batch_norm = averaging(self.strategy, self.model, averaged)

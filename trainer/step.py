@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from conf.schema import OptimizerSpec
 from trainer.averages import WeightAverages
-from trainer.blown import NOT_BLOWN, Blown, first_blown, vital_signs
+from trainer.blown import NO_LOSSES, NOT_BLOWN, Blown, first_blown, usual_after
 from trainer.clipping import clipped
 from trainer.glance import Glance
 from trainer.model_parts import is_partly_frozen
@@ -60,14 +60,16 @@ class TrainingStep:
         segmented: SegmentedModel | None = None,
         xla: bool = False,
         glance: Glance | None = None,
+        blow_up_factor: float | None = None,
     ):
         self.strategy, self.model, self.optimizer, self.objective = strategy, model, optimizer, objective
         self.clipping, self.micro_batches, self.unroll, self.loss_scale = clipping, micro_batches, unroll, loss_scale
         self.lanes, self._is_partly_frozen, self._averages = lanes, is_partly_frozen(model), averages
-        self._segmented, self._glance = segmented, glance
+        self._segmented, self._glance, self._blow_up_factor = segmented, glance, blow_up_factor
         self.clock, self.xla = clock or Clock(), xla
         self.pace = Pace(0.0, 0.0)  # of the last call of the compiled loop, on this worker
         self.blown: Blown | None = None  # the first of its steps that blew up, if one did
+        self.usual = NO_LOSSES  # loss, behind them: what an explosion is told by
         # float64 sums of float32 values are exact here, so they do not depend on where a loop begins.
         self.totals = tf.Variable(
             tf.zeros([NUM_TOTALS], tf.float64),
@@ -86,29 +88,35 @@ class TrainingStep:
 
     # Without AutoGraph, which would rewrite every function below: half a second of each start and restart.
     @tf.function(autograph=False)
-    def run(self, iterator: Iterator[Batch], num_steps: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Take `num_steps` steps; the totals over them and over all replicas, and what else is told (float64 [5]).
+    def run(
+        self, iterator: Iterator[Batch], num_steps: tf.Tensor, stop: tf.Tensor, usual: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Take `num_steps` steps; the totals over them and over all replicas, and what else is told (float64 [8]).
 
-        That is this worker's pace, and what `first_blown` found: the same on every worker. `stop` (float64, 0 or 1) is
-        this worker's wish to stop; the sum over workers comes back to all of them, so that they agree without another
-        message.
+        That is this worker's pace, what `first_blown` found and the usual loss: these the same on every worker. `stop`
+        (float64, 0 or 1) is this worker's wish to stop; the sum over workers comes back to all of them, so that they
+        agree without another message. `usual` (float32 [2]) is the usual loss before these steps.
         """
         self.strategy.run(self._begin)
 
         def one_more(
-            done: tf.Tensor, waited: tf.Tensor, own: tf.Tensor, free: tf.Tensor, blown: tf.Tensor
+            done: tf.Tensor, waited: tf.Tensor, own: tf.Tensor, free: tf.Tensor, blown: tf.Tensor, usual: tf.Tensor
         ) -> tuple[tf.Tensor, ...]:
             batch = next(iterator)
             waited += tf.maximum(self.clock.arrived(batch) - free, 0.0)
             ready, signs = self._step(batch)
             own += ready - free
-            return done + 1, waited, own, self.clock.applied(self._variables[0]), first_blown(blown, done, signs)
+            blown = first_blown(blown, done, signs, usual, self._blow_up_factor)
+            if self._blow_up_factor is not None:
+                usual = usual_after(usual, signs[0])
+            return done + 1, waited, own, self.clock.applied(self._variables[0]), blown, usual
 
         none = tf.constant(0.0, tf.float64)
-        begin = (tf.constant(0), none, none, self.clock.now(), tf.constant(NOT_BLOWN))
-        _, waited, own, _, blown = tf.while_loop(lambda done, *_: done < num_steps, one_more, begin)
+        before = tf.constant(NO_LOSSES) if usual is None else usual
+        begin = (tf.constant(0), none, none, self.clock.now(), tf.constant(NOT_BLOWN), before)
+        _, waited, own, _, blown, usual = tf.while_loop(lambda done, *_: done < num_steps, one_more, begin)
         totals = self.strategy.run(lambda asked: self.totals.read_value() + asked * [0.0, 0.0, 0.0, 1.0], args=(stop,))
-        told = tf.concat([tf.stack([waited, own]), tf.cast(blown, tf.float64)], 0)
+        told = tf.concat([tf.stack([waited, own]), tf.cast(tf.concat([blown, usual], 0), tf.float64)], 0)
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, totals, axis=None), told
 
     def _begin(self) -> None:
@@ -136,8 +144,9 @@ class TrainingStep:
 
     def _update(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         gradients, loss, own = self._gradients(batch)
-        self._apply(clipped(gradients, self.clipping))
-        return own, vital_signs(loss, gradients)
+        norm = tf.linalg.global_norm(gradients)
+        self._apply(clipped(gradients, self.clipping, norm))
+        return own, tf.stack([loss, norm])
 
     def _apply_everywhere(self, gradients: list[tf.Tensor]) -> tf.Tensor:
         self.strategy.run(self._apply, args=(gradients,))
@@ -151,11 +160,13 @@ class TrainingStep:
     def _unscaled_gradients(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, tf.Tensor]:
         assert self.loss_scale is not None
         gradients, loss, own = self._gradients(batch)
-        gradients = clipped([gradient / self.loss_scale.scale for gradient in gradients], self.clipping)
-        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
+        gradients = [gradient / self.loss_scale.scale for gradient in gradients]
+        # Of what came out, not of what clipping leaves of it: cut down to a value, an overflow looks like any other.
+        norm = tf.linalg.global_norm(gradients)
+        finite = tf.math.is_finite(norm)
         # An overflow that a smaller scale may cure is no blow-up: the step is skipped and nothing has moved.
-        norm = tf.where(finite | self.loss_scale.can_shrink, 0.0, np.inf)
-        return gradients, finite, own, tf.stack([loss, norm])
+        cured = tf.where(finite | self.loss_scale.can_shrink, 0.0, np.inf)
+        return clipped(gradients, self.clipping, norm), finite, own, tf.stack([loss, cured])
 
     def _gradients(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
         """The gradient and the loss of the global batch, reduced over replicas; when the own part was there."""
@@ -219,13 +230,14 @@ def compile_step(step: TrainingStep) -> Callable[[Iterator[Batch], int, bool], t
 
     def run(iterator: Iterator[Batch], num_steps: int, stop: bool) -> tf.Tensor:
         try:
-            totals, told = step.run(iterator, tf.constant(num_steps), tf.constant(float(stop), tf.float64))
+            asked = tf.constant(num_steps), tf.constant(float(stop), tf.float64), tf.constant(step.usual)
+            totals, told = step.run(iterator, *asked)
         except tf.errors.OpError as error:
             if step.xla and (refused := refusal(error)):
                 raise refused from error
             raise
-        waited, own, *blown = (float(value) for value in told.numpy())
-        step.pace, step.blown = Pace(waited, own), Blown.of(*blown)
+        waited, own, *blown, usual, count = (float(value) for value in told.numpy())
+        step.pace, step.blown, step.usual = Pace(waited, own), Blown.of(*blown), (usual, count)
         return totals
 
     return run

@@ -83,6 +83,7 @@ BAD = [
     ("trainer.class_weights=balanced data.oversample=balanced", "twice favours the rare ones", "one of the two"),
     ("trainer.class_weights={cat: heavy}", "the weight of a class is a number", ""),
     ("trainer.class_weights={cat: -1}", "0 or more", ""),
+    ("trainer.blow_up_factor=1", "a number above 1", "trainer.blow_up_factor=10"),
     ("data.augment.rotation=200", "degrees in [0, 180]", "data.augment.rotation=0"),
     ("data.augment.randaugment_ops=9", "a number of changes in [0, 8]", ""),
     ("data.augment.mixup=-0.1", "alpha of a Beta distribution", ""),

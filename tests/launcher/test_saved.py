@@ -13,7 +13,7 @@ from conf.schema import BadFile, BadRecord, OnBlowUp
 from launcher.compose import Asked, compose
 from launcher.lease import EXPIRES_S, LEASE, Lease, Owner, birth, is_alive
 from launcher.saved import amended, beginning, discard, existing_run, freeze, open_run, reconcile
-from storage.run_dir import RunDir, checkpoint_name
+from storage.run_dir import SWEEP, RunDir, checkpoint_name
 
 OPTIONS = ["trainer.model.options.dense=64", "trainer.model.options.depth=2"]
 SAVED = compose(["run_id=x", "trainer.steps=100", "data.image_size=8", "cluster=2cpu", "seed=3", *OPTIONS]).job
@@ -56,9 +56,10 @@ def test_another_learning_is_refused_field_by_field(words, said):
 
 
 def test_what_to_do_about_a_blow_up_may_change():
-    job = reconcile(SAVED, compose(["trainer.on_blow_up=skip", "trainer.max_blow_ups=9"]))
-    assert (job.trainer.on_blow_up, job.trainer.max_blow_ups) == (OnBlowUp.skip, 9)
-    assert job.trainer.steps == SAVED.trainer.steps
+    words = ["trainer.on_blow_up=skip", "trainer.max_blow_ups=9", "trainer.blow_up_factor=7"]
+    trainer = reconcile(SAVED, compose(words)).trainer
+    assert (trainer.on_blow_up, trainer.max_blow_ups, trainer.blow_up_factor) == (OnBlowUp.skip, 9, 7.0)
+    assert trainer.steps == SAVED.trainer.steps
 
 
 def test_what_to_do_about_corrupt_records_may_change():
@@ -125,6 +126,12 @@ def test_a_root_that_is_no_folder_is_refused(tmp_path, monkeypatch, root):
     Path("file").touch()
     with pytest.raises(BadSpec, match=r"storage\.root="):
         open_run(compose([f"storage.root={root}"]), "x")
+
+
+def test_a_verb_on_a_sweep_is_told_of_its_trials(tmp_path):
+    RunDir(str(tmp_path), "s").write_json(SWEEP, {"words": [], "trials": []})
+    with pytest.raises(BadSpec, match=r"run_id=s - this is a sweep, .* job=status run_id=s lists them"):
+        existing_run(asked(tmp_path, "job=evaluate", "run_id=s"))
 
 
 def test_a_verb_on_a_run_that_is_not_there_is_refused(tmp_path):

@@ -1,9 +1,13 @@
-"""A poisoned batch in whole runs: found, named, left out; the end is that of plain Keras on the other batches."""
+"""A poisoned batch in whole runs: found, named, left out; the end is that of plain Keras on the other batches.
+
+Two workers meet a loss that is infinite, two replicas one that is merely far too large.
+"""
 
 import dataclasses
 import io
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,17 +43,20 @@ from trainer.models import build_model
 SEED, BATCH, STEPS, EVERY, DECAY, RATE = 3, 64, 16, 4, 0.9, 0.003
 #: The step, counted from 1, whose batch holds the poisoned example, and where in it.
 POISONED, ROW = 10, 5
+#: What the poisoned example weighs in each of two prepared sets.
+POISONS = {"data": float("inf"), "finite": 1e4}
 MODEL = ModelSpec(options={"filters": [8, 8], "dense": 16})
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """The digits, one training example of which weighs infinitely much, and weights to begin with."""
+    """The digits, one training example of which weighs far too much, and weights to begin with."""
     folder = tmp_path_factory.mktemp("blow-ups")
-    manifest = prepare(JobSpec(data=DataSpec(out=str(folder / "data")), storage=StorageSpec(root=str(folder))))
-    assert manifest is not None
-    poison = lambda record: dataclasses.replace(record, weight=float("inf"))  # noqa: E731
-    rewritten(manifest, "train", {poisoned_example(manifest.splits["train"].num_examples): poison})
+    for name, weight in POISONS.items():
+        manifest = prepare(JobSpec(data=DataSpec(out=str(folder / name)), storage=StorageSpec(root=str(folder))))
+        assert manifest is not None
+        poison = partial(dataclasses.replace, weight=weight)
+        rewritten(manifest, "train", {poisoned_example(manifest.splits["train"].num_examples): poison})
     generator, model = np.random.default_rng(7), build_model(MODEL, (8, 8, 1), 10)
     model.set_weights([generator.normal(0, 0.1, weight.shape).astype(np.float32) for weight in model.get_weights()])
     model.save_weights(folder / "begun.weights.h5")
@@ -61,7 +68,7 @@ def poisoned_example(count: int) -> int:
     return int(place_to_example(SEED, 0, place, count)[0])
 
 
-def job(root: Path, run_id: str, replicas: int | None = None, **trainer) -> JobSpec:
+def job(root: Path, run_id: str, replicas: int | None = None, poison: str = "data", **trainer) -> JobSpec:
     settings = {
         "model": dataclasses.replace(MODEL, weights=str(root / "begun.weights.h5")),
         "optimizer": OptimizerSpec(name="adam", learning_rate=RATE),
@@ -77,7 +84,7 @@ def job(root: Path, run_id: str, replicas: int | None = None, **trainer) -> JobS
         "export_at_end": False,
     } | trainer
     cluster = ClusterSpec(gpus_per_worker=replicas, accelerator=Accelerator.cpu)
-    data = DataSpec(name="tfrecord", path=str(root / "data"), channels=1)
+    data = DataSpec(name="tfrecord", path=str(root / poison), channels=1)
     storage = StorageSpec(root=str(root / "runs"))
     return JobSpec(
         run_id=run_id, seed=SEED, data=data, trainer=TrainerSpec(**settings), cluster=cluster, storage=storage
@@ -93,46 +100,54 @@ def record_at(root: Path, example: int) -> Record:
 
 @pytest.fixture(scope="module")
 def expected(root: Path) -> dict[str, np.ndarray]:
-    """Weights and their averages after plain Keras trained on every batch but the poisoned one."""
+    """Weights, their averages and the mean loss after plain Keras trained on every batch but the poisoned one."""
     count = load_manifest(str(root / "data")).splits["train"].num_examples
     model = build_model(MODEL, (8, 8, 1), 10)
     model.load_weights(root / "begun.weights.h5")
     schedule = keras.optimizers.schedules.CosineDecay(RATE, STEPS)
     model.compile(keras.optimizers.Adam(schedule), keras.losses.SparseCategoricalCrossentropy(True), jit_compile=False)
-    history = [{variable.path: variable.numpy() for variable in model.variables}]
+    history, losses = [{variable.path: variable.numpy() for variable in model.variables}], []
     for step in range(STEPS):
         if step + 1 == POISONED:
             continue
         places = np.arange(step * BATCH, (step + 1) * BATCH)
         records = [record_at(root, int(example)) for example in place_to_example(SEED, 0, places, count)]
         images = np.stack([np.asarray(PIL.Image.open(io.BytesIO(record.encoded))) for record in records])
-        model.train_on_batch(images[..., None].astype(np.float32), np.array([record.label for record in records]))
+        pixels, labels = images[..., None].astype(np.float32), np.array([record.label for record in records])
+        losses.append(float(model.loss(labels, model(pixels))))
+        model.train_on_batch(pixels, labels)
         history.append({variable.path: variable.numpy() for variable in model.variables})
     found = {f"model/{path}": value for path, value in history[-1].items()}
     assert all(np.abs(value - history[0][name.removeprefix("model/")]).max() > 1e-3 for name, value in found.items())
-    return found | {f"ema/{path}": value for path, value in averages_over(history, DECAY).items()}
+    found |= {f"ema/{path}": value for path, value in averages_over(history, DECAY).items()}
+    return found | {"loss": np.mean(losses)}
 
 
 def compare(asked: JobSpec, expected: dict[str, np.ndarray]) -> None:
     found, state = load(run_of(asked), STEPS)
     assert int(found["optimizer/adam/iteration"]) == STEPS - 1 == int(found["ema_updates"])
-    assert state["progress"]["left_out"] == [POISONED] and state["skipped_examples"] == 0
-    for name, value in expected.items():
+    progress = state["progress"]
+    assert progress["left_out"] == [POISONED] and state["skipped_examples"] == 0
+    if asked.trainer.blow_up_factor is None:
+        assert progress["usual_loss"] == [0, 0]
+    else:
+        assert progress["usual_loss"] == [pytest.approx(expected["loss"], rel=1e-4), STEPS - 1]
+    for name, value in ((name, value) for name, value in expected.items() if name != "loss"):
         assert np.abs(found[name] - value).max() <= 1e-5 * max(np.abs(value).max(), 0.1), name
 
 
-def expect_blow_up(asked: JobSpec, workers: int = 1) -> None:
+def expect_blow_up(asked: JobSpec, words: str, workers: int = 1) -> None:
     assert start(asked, workers) == [1] * workers
     log = run_of(asked).local("0.log").read_text()
     (error,) = [line for line in log.splitlines() if line.startswith("error ")]
-    assert "error_kind=rolled_back" in error and f"blow-up in step {POISONED}: the loss is inf" in error
+    assert "error_kind=rolled_back" in error and f"blow-up in step {POISONED}: the loss is {words}" in error
     standing = newest_whole(run_of(asked))
     assert standing is not None and standing.step == POISONED - 1 - (POISONED - 1) % EVERY
 
 
 def test_two_workers_find_it_and_go_on_without_the_batch_and_so_does_one(root, expected):
     asked = job(root, "two-workers")
-    expect_blow_up(asked, 2)
+    expect_blow_up(asked, "inf", 2)
     (told,) = run_of(asked).read_json("report/blow_ups.json")
     assert (told["step"], told["epoch"], told["left_out"], told["loss"]) == (POISONED, 0, True, "inf")
     assert [example["place"] for example in told["examples"]] == list(range((POISONED - 1) * BATCH, POISONED * BATCH))
@@ -147,8 +162,10 @@ def test_two_workers_find_it_and_go_on_without_the_batch_and_so_does_one(root, e
 
 
 def test_two_replicas_find_it_and_go_on_without_the_batch(root, expected):
-    asked = job(root, "mirrored", replicas=2)
-    expect_blow_up(asked)
+    asked = job(root, "mirrored", replicas=2, poison="finite", blow_up_factor=20.0)
+    expect_blow_up(asked, "")
+    (told,) = run_of(asked).read_json("report/blow_ups.json")
+    assert np.isfinite(told["gradient_norm"]) and told["loss"] > 20 * told["usual_loss"] > 20
     assert start(asked, attempt=2) == [0], run_of(asked).local("0.log").read_text()[-3000:]
     compare(asked, expected)
 

@@ -31,23 +31,33 @@ def batches(weights: list[float]) -> Iterator[dict[str, tf.Tensor]]:
         }
 
 
-def trained(weights: list[float], kind: Precision = Precision.float32, scale: float | None = None) -> TrainingStep:
-    """The step after as many steps as there are weights, in one call."""
+def trained(
+    weights: list[float],
+    kind: Precision = Precision.float32,
+    scale: float | None = None,
+    factor: float | None = None,
+    first: int | None = None,
+    **clipping: float | None,
+) -> TrainingStep:
+    """The step after as many steps as there are weights, in one call; with `first`, so many in one before it."""
     precision.set_policy(kind)
     model = new_model(Case())
-    spec = OptimizerSpec(name="sgd", learning_rate=0.01, momentum=0.9, clip_norm=1.0)
+    spec = OptimizerSpec(name="sgd", learning_rate=0.01, momentum=0.9, **{"clip_norm": 1.0, **clipping})
     optimizer = make_optimizer(TrainerSpec(optimizer=spec), len(weights))
     optimizer.build(model.trainable_variables)
     loss_scale = precision.make_loss_scale(kind)
     if scale is not None:
         assert loss_scale is not None
         loss_scale.scale.assign(scale)
-    step = TrainingStep(tf.distribute.get_strategy(), model, optimizer, Objective(CLASSES), spec, 1, False, loss_scale)
+    strategy, objective = tf.distribute.get_strategy(), Objective(CLASSES)
+    step = TrainingStep(strategy, model, optimizer, objective, spec, loss_scale=loss_scale, blow_up_factor=factor)
     precision.set_policy(Precision.float32)
-    first = next(batches(weights))
-    signature = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in first.items()}
-    source = tf.data.Dataset.from_generator(lambda: batches(weights), output_signature=signature)
-    compile_step(step)(iter(source), len(weights), False)
+    batch = next(batches(weights))
+    signature = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in batch.items()}
+    iterator = iter(tf.data.Dataset.from_generator(lambda: batches(weights), output_signature=signature))
+    run = compile_step(step)
+    for count in (len(weights),) if first is None else (first, len(weights) - first):
+        run(iterator, count, False)
     return step
 
 
@@ -64,6 +74,31 @@ def test_the_first_step_that_is_not_finite_is_found(weights: list[float], number
     blown = trained(weights).blown
     assert (blown and blown.number) == number
     assert blown is None or words in blown.words
+
+
+CALM = [1.0] * 11
+
+
+@pytest.mark.parametrize(
+    ("weights", "factor", "number"),
+    [
+        ([*CALM, 500.0, 1.0], 10.0, 5),  # some 60 times what is usual, which was learnt in the call before
+        ([*CALM, 500.0, 1.0], 100.0, None),
+        ([*CALM[:7], 500.0, 1.0], 10.0, None),  # too early to know what is usual
+    ],
+)
+def test_a_loss_that_explodes_is_found_where_the_job_says_how_much_is_too_much(weights, factor, number) -> None:
+    blown = trained(weights, factor=factor, first=6).blown
+    assert (blown and blown.number) == number
+    if blown:
+        assert np.isfinite(blown.norm) and blown.loss > 10 * blown.usual > 10
+        assert f"the loss is {blown.loss:.4g}, and its running mean {blown.usual:.4g}" == blown.words
+
+
+def test_an_overflow_is_one_however_small_it_is_clipped() -> None:
+    step = trained([1e4, 1.0, 1.0], Precision.mixed_float16, clip_norm=None, clip_value=0.01)
+    assert step.loss_scale is not None and float(step.loss_scale.scale.numpy()) < precision.INITIAL_SCALE
+    assert int(step.optimizer.iterations.numpy()) < 3, "infinity was applied as 0.01"
 
 
 def test_an_overflow_that_a_smaller_scale_may_cure_is_no_blow_up() -> None:
