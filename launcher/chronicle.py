@@ -40,7 +40,7 @@ class Chronicle:
                 self._journal.told(attempt, rank, event)
                 if event.get("event") == "prepared":
                     self._tell_prepared(event)
-                if event.get("event") in ("weights_loaded", "xla_on_cpu") and rank == 0:
+                if event.get("event") in ("weights_loaded", "xla_on_cpu", "deterministic_on_gpu") and rank == 0:
                     self._say_words(event)
         if self._is_preparing:
             self._console.progress(together([status.progress for status in statuses.values()]))

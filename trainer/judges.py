@@ -29,6 +29,7 @@ class Patience:
     best: float | None = None
     best_step: int | None = None
     waited: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)  # all that the best evaluation gave
 
     def judge(self, spec: EarlyStoppingSpec, value: float, step: int, may_stop: bool = True) -> bool:
         """Whether the training ends here. Where it `may_stop` no evaluation counts as waiting before."""
@@ -115,6 +116,8 @@ class Judges:
             best = "was never a number" if patience.best is None else f"was best at step {patience.best_step}"
             found = "" if patience.best is None else f" ({patience.best:.4f})"
             self.stopped = f"stopped early at step {step}: {metric} {best}{found}, {patience.waited} evaluations ago"
+        if patience.best_step == step:
+            patience.metrics = dict(metrics)
         return Judgement(lowered, patience.best_step == step, self.stopped)
 
     def next_phase(self) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from conf import augment_rules, micro_batch
-from conf.errors import BadSpec
+from conf.errors import BadSpec, Problem
 from conf.exit_codes import BAD_SPEC, DONE, FAILED
 from conf.files import load_job
 from conf.schema import JobSpec
@@ -42,7 +42,7 @@ class Trials:
         self.peaks: dict[int, float] = {}
 
     def fits(self, size: int) -> bool:
-        """Whether real steps with micro-batches of this size could be taken."""
+        """Whether real steps with micro-batches of this size could be taken. BadSpec where none can, of any size."""
         send({"kind": "progress", "phase": f"trying micro-batches of {size}"})
         process = self._process or self._start()
         assert process.stdin is not None and process.stdout is not None
@@ -53,7 +53,10 @@ class Trials:
         except BrokenPipeError:
             line = ""
         if line:
-            self.peaks[size] = float(json.loads(line)["peak_bytes"])
+            told = json.loads(line)
+            if "refused" in told:
+                raise BadSpec(Problem(*problem) for problem in told["refused"])
+            self.peaks[size] = float(told["peak_bytes"])
             return True
         self._process, code = None, process.wait()
         if code not in (memory.EXHAUSTED, KILLED):
@@ -64,7 +67,7 @@ class Trials:
         """End the process that is left."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self._process.communicate()
 
     def _start(self) -> subprocess.Popen[str]:
         pipe = subprocess.PIPE

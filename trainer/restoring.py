@@ -56,20 +56,20 @@ def check_agreement(session: Session, step: int) -> None:
         )
 
 
-def take_best(session: Session, run: RunDir, step: int) -> int:
-    """At the end of a training, the weights of its best evaluation where the job asks for them; their step.
+def take_best(session: Session, run: RunDir, step: int, metrics: dict[str, float]) -> tuple[int, dict[str, float]]:
+    """At the end of a training, the weights of its best evaluation where the job asks for them; their step and metrics.
 
     They come from that step's checkpoint. Where it is broken, the last weights stay, and an event says so.
     """
     best = session.judges.patience.best_step
     if not session.judges.restores_best or best is None or best == step:
-        return step
+        return step, metrics
     check_agreement(session, step)  # the chief comes here when all is saved
     try:
         tensors, _ = load(run, best)
     except Broken as error:
         session.channel.say("event", event="best_is_broken", details={"step": best, "reason": str(error)})
-        return step
+        return step, metrics
     session.state.take_weights(tensors)
     session.channel.say("event", event="best_restored", details={"step": best})
-    return best
+    return best, session.judges.patience.metrics or metrics

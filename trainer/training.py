@@ -10,7 +10,7 @@ from conf.errors import BadSpec
 from conf.schema import LooksSpec, Verb
 from storage import run_dir as names
 from storage.run_dir import RunDir
-from trainer import actions, blow_ups
+from trainer import actions, blow_ups, promises
 from trainer.benchmark import benchmark
 from trainer.checkpoint_writer import CheckpointWriter
 from trainer.curves import Curves
@@ -26,7 +26,6 @@ from trainer.restoring import check_agreement, restore, take_best
 from trainer.retention import Retention
 from trainer.session import Session
 from trainer.step import compile_step
-from trainer.xla import SLOW_ON_CPU
 
 
 def train(session: Session, run: RunDir, attempt: int) -> int:
@@ -35,8 +34,9 @@ def train(session: Session, run: RunDir, attempt: int) -> int:
     restore(session, run, progress)
     progress.left_out |= blow_ups.left_out(run)
     session.ledger.began(progress.step)
-    if session.step.xla and not session.topology.on_gpu and session.topology.is_chief:
-        session.channel.say("event", event="xla_on_cpu", details={"words": [SLOW_ON_CPU]})
+    if session.topology.is_chief:
+        for event, words in promises.unkept(session.job.trainer, session.topology.on_gpu).items():
+            session.channel.say("event", event=event, details={"words": [words]})
     results = hparams(session, run)
     if results:
         results.begin(progress.step)
@@ -62,8 +62,8 @@ def train(session: Session, run: RunDir, attempt: int) -> int:
     if not progress.is_over or progress.evaluation_is_due:
         session.channel.say("result", step=progress.step, metrics=progress.last_metrics, spent=session.ledger.told())
         return exit_codes.STOPPED
-    step = take_best(session, run, progress.step)
-    finish(session, run, step, progress.last_metrics, progress.finished)
+    step, metrics = take_best(session, run, progress.step, progress.last_metrics)
+    finish(session, run, step, metrics, progress.finished)
     return exit_codes.DONE
 
 
@@ -156,7 +156,7 @@ def run_task(session: Session, run: RunDir, attempt: int) -> int:
     if progress.evaluation_is_due and (split := session.validation_split()):
         actions.catch_up(session, split, progress)
     if progress.is_over:
-        step = take_best(session, run, step)
+        step, _ = take_best(session, run, step, {})
     if verb is Verb.evaluate:
         found = evaluate(session, run, step, session.final_split() or "train")
         session.channel.say("result", step=step, metrics=found)
@@ -194,7 +194,9 @@ def _run(
             session.channel.say("event", event="phase", details={"step": progress.step} | session.phases.details())
             # The step is traced anew, which takes as long as at the start: no silence of a training in its rhythm.
             session.channel.say("progress", phase="compiling", step=progress.step, steps=progress.steps)
+        session.step.usual = progress.usual
         totals = run(batches, num_steps, stop)
+        progress.usual = session.step.usual
         if blown := session.step.blown:
             raise blow_ups.BlowUp(progress.step + blown.number + 1, blown)
         # After every loop, not just before a checkpoint: a run that stops and saves between two checkpoints must leave

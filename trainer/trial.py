@@ -2,8 +2,9 @@
 
 Each line of stdin is a size, ever larger ones; the answer on stdout is a line of JSON, {"peak_bytes": ...}. Where one
 does not fit, the process ends: by itself with EXHAUSTED as soon as it takes up more than --limit bytes or TensorFlow
-finds no memory, or because the kernel ends it. What a training needs beside its steps is held meanwhile: the copy of
-all variables that a checkpoint is written from, and batches that are read ahead.
+finds no memory, or because the kernel ends it. A job that cannot be done at any size is {"refused": ...}, its problems.
+What a training needs beside its steps is held meanwhile: the copy of all variables that a checkpoint is written from,
+and batches that are read ahead.
 """
 
 import argparse
@@ -21,6 +22,8 @@ import numpy as np
 import tensorflow as tf
 
 from conf import augment_rules
+from conf.errors import BadSpec
+from conf.exit_codes import BAD_SPEC
 from conf.schema import JobSpec
 from data_pipeline.allocator import keep_freed_memory
 from storage.staging import close_all, keep_temporary_files
@@ -28,6 +31,7 @@ from trainer.channel import Terminal
 from trainer.memory import EXHAUSTED, watch
 from trainer.parts import Batch
 from trainer.session import Session
+from trainer.step import compile_step
 from trainer.topology import Topology, find_topology
 from trainer.worker import read_job
 
@@ -50,15 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.limit is not None:
         watch(asked.limit, lambda _: os._exit(EXHAUSTED))
     keep_freed_memory()
-    job = read_job(asked.job)
-    trial = Trial(job, asked.workers, asked.share)
     try:
+        trial = Trial(read_job(asked.job), asked.workers, asked.share)
         for line in sys.stdin:
             trial.take(int(line))
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             os.write(1, json.dumps({"peak_bytes": peak}).encode() + b"\n")
     except (tf.errors.ResourceExhaustedError, MemoryError):
         return EXHAUSTED
+    except BadSpec as error:
+        problems = [problem._replace(value=getattr(problem.value, "name", problem.value)) for problem in error.problems]
+        os.write(1, json.dumps({"refused": problems}, default=str).encode() + b"\n")
+        return BAD_SPEC
     return 0
 
 
@@ -85,11 +92,10 @@ class Trial:
 
     def take(self, size: int) -> None:
         """Two steps of micro-batches of so many examples, the second beside a copy of all variables."""
-        session, stop = self._session, tf.constant(0.0, tf.float64)
-        batches = self._batches(size)
-        session.step.run(batches, tf.constant(1), stop)[0].numpy()
-        copies = [np.array(value.numpy()) for value in session.state.snapshot().values()]
-        session.step.run(batches, tf.constant(1), stop)[0].numpy()
+        run, batches = compile_step(self._session.step), self._batches(size)
+        run(batches, 1, False)
+        copies = [np.array(value.numpy()) for value in self._session.state.snapshot().values()]
+        run(batches, 1, False)
         del copies
 
     def _batches(self, size: int) -> Iterator[Batch]:

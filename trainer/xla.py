@@ -13,10 +13,6 @@ import tensorflow as tf
 from conf.errors import BadSpec
 from conf.schema import Compile
 
-SLOW_ON_CPU = (
-    "trainer.compile=xla on a CPU: convolutions were slower than without in every measurement (a small network at half "
-    "the speed, MobileNetV2 at a sixteenth); compare with job=benchmark, trainer.compile=none switches it off"
-)
 #: Of TensorFlow's many lines, the operations that XLA cannot compile.
 _UNSUPPORTED = re.compile(r"unsupported operations when trying to compile graph \S+ on (\S+): ([^\n]+)")
 _SIGNS = ("xla", "tf2xla", "mlir_bridge", "jit_compile")

@@ -12,15 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
 
 from conf.files import dump_job, load_job
 from conf.schema import (
+    Accelerator,
     CheckpointsSpec,
+    ClusterSpec,
     DataSpec,
     EarlyStoppingSpec,
     FaultSpec,
     JobSpec,
     KerasFormat,
+    LooksSpec,
     ModelSpec,
     OptimizerSpec,
     PhaseSpec,
@@ -55,6 +60,7 @@ def job(root: Path, run_id: str) -> JobSpec:
         keep_checkpoints=2,
         keep_every_steps=EVERY,
         ema_decay=0.8,
+        tensorboard=LooksSpec(hparams=["seed"]),
         early_stopping=EarlyStoppingSpec("validation_loss", patience=3, min_delta=0.1),
         plateau=PlateauSpec("validation_accuracy", factor=0.5, patience=1, min_delta=0.05),
         evaluate_at_end=False,
@@ -115,6 +121,13 @@ def calm(root) -> dict[str, np.ndarray]:
     return run(job(root, "calm"))
 
 
+def curve(folder: Path, tag: str) -> list[tuple[int, float]]:
+    """Step and value of each point, as TensorBoard's own reader gives them."""
+    found = EventAccumulator(str(folder), {"tensors": 0})
+    found.Reload()
+    return [(point.step, float(tensor_util.make_ndarray(point.tensor_proto))) for point in found.Tensors(tag)]
+
+
 def state_of(root: Path, step: int, run_id: str = "calm") -> dict[str, Any]:
     folder = root / "runs" / run_id / checkpoint_name(step)
     return dict(json.loads(next(folder.glob("*-state.json")).read_text()))
@@ -147,6 +160,8 @@ def test_the_best_checkpoint_stays_and_its_averages_are_exported(root, calm):
     assert best < last_state(asked)["progress"]["step"] - 2 * 5, "the last is the best: nothing to restore"
     tensors, state = load(run_of(asked), best)
     assert state["progress"]["last_metrics"]["validation_loss"] == judges["early_stopping"]["best"]
+    (shown,) = curve(root / "runs" / "calm" / "tensorboard" / "hparams", "validation_loss")
+    assert shown == (best, pytest.approx(judges["early_stopping"]["best"])), "results of other weights"
     exporting = dataclasses.replace(asked, checkpoints=CheckpointsSpec(export=KerasFormat.weights_h5))
     assert start(exporting, 1, "--task", "checkpoints") == [0]
     model = build_model(asked.trainer.model, (8, 8, 1), 10)
@@ -175,11 +190,16 @@ def test_a_run_goes_on_exactly_at_a_change_with_the_same_bits(root, calm):
     same_bits(run(left_at(root, 20, "from-20")), calm)
 
 
-def test_another_number_of_workers_goes_on_in_the_phase_it_finds(root, calm):
-    asked = left_at(root, 40, "two-workers")
-    found = run(asked, workers=2)
+@pytest.mark.parametrize(("workers", "replicas"), [(2, None), (1, 2)])
+def test_another_number_of_workers_or_replicas_goes_on_in_the_phase_it_finds(root, calm, workers, replicas):
+    asked = left_at(root, 40, f"{workers}-workers")
+    asked.cluster = ClusterSpec(gpus_per_worker=replicas, accelerator=Accelerator.cpu)
+    found = run(asked, workers)
     assert found.keys() == calm.keys()
-    assert last_state(asked)["phase"]["number"] == 2 and last_state(asked)["judges"]["stopped"]
+    state = last_state(asked)
+    assert state["phase"]["number"] == 2 and state["judges"]["stopped"] and state["judges"]["plateau"]["factor"] < 1
+    (shown,) = curve(run_of(asked).local("tensorboard/hparams"), "validation_loss")
+    assert shown[1] == pytest.approx(state["judges"]["early_stopping"]["best"])
 
 
 def test_a_run_of_an_older_version_goes_on_as_it_would_have_then(root):

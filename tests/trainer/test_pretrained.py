@@ -12,6 +12,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras.src.legacy.saving import legacy_h5_format
 from sklearn.datasets import load_sample_images
 
@@ -19,6 +20,7 @@ from conf.errors import BadSpec
 from conf.schema import ModelSpec, TrainerSpec
 from storage.run_dir import RunDir
 from trainer import checkpoints, pretrained
+from trainer.averages import WeightAverages
 from trainer.models import build_model
 from trainer.models.application import backbone_of
 from trainer.optimizers import make_optimizer
@@ -172,6 +174,22 @@ def test_a_checkpoint_gives_all_but_a_head_of_other_classes(tmp_path):
     same = model_of(spec(url))
     assert len(pretrained.load(same, spec(url), Heard()).loaded) == len(same.weights)
     np.testing.assert_array_equal(same(photographs()), trained(photographs()))
+
+
+def test_a_checkpoint_with_averages_gives_the_averages(tmp_path):
+    trained = model_of(spec("none", "convnet"))
+    averages = WeightAverages(tf.distribute.get_strategy(), trained, 0.9)  # of what it is before it is shaken
+    before = features(trained)
+    shaken(trained)
+    optimizer = make_optimizer(TrainerSpec(), 10)
+    optimizer.build(trained.trainable_variables)
+    state = TrainingState(trained, optimizer, None, averages)
+    checkpoints.save(RunDir(str(tmp_path), "averaged"), 7, state.snapshot(), {"progress": {}}, 0)
+    wanted = spec(f"{tmp_path}/averaged", "convnet")
+    model = shaken(model_of(wanted), seed=6)
+    assert len(pretrained.load(model, wanted, Heard()).loaded) == len(model.weights)
+    np.testing.assert_array_equal(features(model), before)
+    assert np.abs(before - features(trained)).max() > 0.1
 
 
 def test_names_that_keras_made_up_are_compared_by_their_rank():

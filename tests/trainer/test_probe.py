@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from conf.errors import BadSpec
 from conf.files import dump_job
 from conf.schema import ClusterSpec, DataSpec, JobSpec, ModelSpec, StorageSpec, TrainerSpec
 from data_pipeline.prepare import prepare
 from trainer import memory
-from trainer.probe import largest_that_fits
+from trainer.probe import Trials, largest_that_fits
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
@@ -79,6 +80,21 @@ def test_where_nothing_fits_the_job_is_refused(job):
     words = ("--share", "1", "--workers", "1", "--attempt", "3", "--rank", "0")
     found = run("trainer.probe", limited(job, 100 * MIB), *words)
     assert found.returncode == 78, found.stderr[-2000:]
+
+
+def test_a_job_that_cannot_be_done_at_any_size_is_refused_in_one_sentence(job):
+    trainer = dataclasses.replace(job.trainer, class_weights={"nobody": 2.0})
+    path = Path(job.storage.root, "x", "job.yaml")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(dump_job(dataclasses.replace(job, trainer=trainer)))
+    trials = Trials([sys.executable, "-P", "-m", "trainer.trial", "--job", str(path), "--share", "1", "--workers", "1"])
+    try:
+        with pytest.raises(
+            BadSpec, match=r"(?m)^  trainer\.class_weights\.nobody=2\.0 - the data has no class of this"
+        ):
+            trials.fits(1)
+    finally:
+        trials.close()
 
 
 def test_a_worker_that_takes_too_much_ends_and_says_so(job):

@@ -1,4 +1,5 @@
 """trainer.compile=xla: what it cannot compile is said in one sentence with its cure, and that it is slow on CPUs.
+Beside it, what cannot be promised of trainer.deterministic.
 
 That its update is the same is in test_step.py.
 """
@@ -14,6 +15,7 @@ from data_pipeline.order import BatchShape
 from tests.trainer.arithmetic import BATCH, CLASSES, Case, batches
 from trainer.objective import Objective
 from trainer.optimizers import make_optimizer
+from trainer.promises import unkept
 from trainer.step import TrainingStep, compile_step
 from trainer.xla import refusal
 
@@ -63,3 +65,11 @@ def test_computing_again_what_xla_computes_once_is_refused():
     job = JobSpec(trainer=TrainerSpec(steps=1, compile=Compile.xla, rematerialize=Rematerialize.blocks))
     with pytest.raises(BadSpec, match=r"trainer\.compile=xla - XLA computes what occurs twice once"):
         rules.check(job)
+
+
+def test_what_devices_do_not_keep_is_said():
+    assert unkept(TrainerSpec(), True) == unkept(TrainerSpec(), False) == {}
+    asked = TrainerSpec(compile=Compile.xla, deterministic=True)
+    assert list(unkept(asked, on_gpu=False)) == ["xla_on_cpu"]
+    (said,) = unkept(asked, on_gpu=True).values()
+    assert "trainer.deterministic=true on GPUs" in said and "not in Convoy's hands" in said

@@ -93,7 +93,10 @@ def _copy(stored: IO[bytes], out: IO[bytes], most: int) -> None:
 
 
 def _checkpoint(url: str) -> Layers:
-    """The model's part of a run's newest whole checkpoint, or of the one that `url` names."""
+    """The model's part of a run's newest whole checkpoint, or of the one that `url` names.
+
+    Where averages of the weights were kept, the averages: what was evaluated and exported, not what trained on.
+    """
     root, _, name = url.rstrip("/").rpartition("/")
     step = checkpoint_step(f"{CHECKPOINTS}/{name}")
     if step is not None:
@@ -111,9 +114,10 @@ def _checkpoint(url: str) -> Layers:
         raise Unreadable(str(error)) from error
     layers: dict[tuple[str, ...], dict[str, Stored]] = {}
     for key, array in tensors.items():
-        kind, *layer, variable = key.split("/")
+        kind, _, path = key.partition("/")
+        *layer, variable = path.split("/")
         if kind == "model" and layer and not layer[-1].startswith(SEEDS):
-            layers.setdefault(tuple(layer), {})[variable] = _in_memory(array)
+            layers.setdefault(tuple(layer), {})[variable] = _in_memory(tensors.get(f"ema/{path}", array))
     return layers
 
 
