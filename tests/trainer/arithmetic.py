@@ -37,6 +37,7 @@ class Case:
     )
     accumulation: int = 1
     class_weights: bool = False
+    example_weights: bool = False
     label_smoothing: float = 0.0
     short: int = 0
     batch_norm: BatchNormSync | None = None
@@ -47,6 +48,7 @@ class Case:
     focal: bool = False
     rematerialize: bool = False
     xla: bool = False
+    family: str | None = None  # of keras.applications instead of the small network; its images are 32 pixels wide
 
 
 ADAM = OptimizerSpec(name="adam", learning_rate=0.003)
@@ -55,6 +57,12 @@ CASES = {
     "sgd-accumulated": Case(accumulation=4),
     "adam": Case(ADAM),
     "adam-accumulated": Case(ADAM, accumulation=4),
+    "nesterov-and-example-weights": Case(
+        OptimizerSpec(name="sgd", learning_rate=0.03, momentum=0.9, nesterov=True),
+        accumulation=2,
+        short=13,
+        example_weights=True,
+    ),
     "class-weights": Case(class_weights=True, accumulation=4),
     "short-batch": Case(ADAM, short=13, class_weights=True),
     "smoothed-and-clipped": Case(dataclasses.replace(ADAM, clip_norm=0.3), label_smoothing=0.1, accumulation=4),
@@ -78,6 +86,15 @@ CASES = {
     "xla": Case(ADAM, short=13, class_weights=True, xla=True),
     "xla-accumulated": Case(l2=0.01, accumulation=4, xla=True),
 }
+#: Models as they are used, with a BatchNorm behind every convolution. By name alone: they take a while.
+APPLICATIONS = {
+    "mobilenetv2": Case(
+        OptimizerSpec(name="sgd", learning_rate=0.01),
+        batch_norm=BatchNormSync.synchronized,
+        label_smoothing=0.1,
+        family="mobilenetv2",
+    ),
+}
 AVERAGED = Case(batch_norm=BatchNormSync.average)
 #: Cases of BatchNorm whose statistics are those of each replica, so that they have no reference in plain Keras.
 OWN_STATISTICS = {"averaged-batch-norm": AVERAGED, "xla-averaged": dataclasses.replace(AVERAGED, xla=True)}
@@ -93,6 +110,11 @@ KERAS_OPTIMIZERS = (
 FOR_FOUR = ("sgd", "adam-accumulated", "class-weights", "short-batch", "mixed", "synchronized-batch-norm")
 
 
+def enlarged(images: np.ndarray, case: Case) -> np.ndarray:
+    """The images as large as the case's model wants them."""
+    return images if case.family is None else images.repeat(4, 1).repeat(4, 2)
+
+
 def digits(short: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The first ten batches of the digits: float32 [n, 8, 8, 1] in 0..255 and int32 [n]."""
     images, labels = load_digits(return_X_y=True)
@@ -106,6 +128,11 @@ def class_weights() -> dict[int, float]:
     return {number: 0.5 + 0.2 * number for number in range(CLASSES)}
 
 
+def example_weights(count: int) -> np.ndarray:
+    """Weights that differ from one example to the next: float32 [count], from 0 to 2."""
+    return (np.arange(count) % 9 / 4).astype(np.float32)
+
+
 def second_labels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each example another label and the share of its own, as if it had been mixed: int32 [n], float32 [n]."""
     return (labels * 3 + 1) % CLASSES, np.linspace(0.5, 1, len(labels), dtype=np.float32)
@@ -117,14 +144,18 @@ def new_model(case: Case) -> keras.Model:
     The weights come from a generator of their own: Keras draws its seeds from Python's global one, which any thread
     that an earlier test has left behind may move.
     """
-    batch_norm = case.batch_norm is not None
-    options = {"filters": [8, 8], "dense": 16, "batch_norm": batch_norm}
-    spec = ModelSpec(options=options, batch_norm=case.batch_norm or BatchNormSync.average)
-    model = build_model(spec, (8, 8, 1), CLASSES)
+    batch_norm = case.batch_norm or BatchNormSync.average
+    if case.family is None:
+        options = {"filters": [8, 8], "dense": 16, "batch_norm": case.batch_norm is not None}
+        model = build_model(ModelSpec(options=options, batch_norm=batch_norm), (8, 8, 1), CLASSES)
+    else:
+        spec = ModelSpec(case.family, batch_norm=batch_norm, options={"alpha": 0.35})
+        model = build_model(spec, (32, 32, 1), CLASSES)
     generator = np.random.default_rng(7)
     for variable in model.trainable_variables:
         if len(variable.shape) > 1:
-            fan_in = np.prod(variable.shape[:-1])
+            per_channel = case.family is not None and variable.shape[-1] == 1  # depthwise
+            fan_in = np.prod(variable.shape[:2] if per_channel else variable.shape[:-1])
             variable.assign(generator.normal(0, np.sqrt(1 / fan_in), variable.shape).astype(np.float32))
     if case.l2:
         model.get_layer("hidden").kernel.regularizer = keras.regularizers.L2(case.l2)
@@ -135,7 +166,9 @@ def by_keras(case: Case) -> dict[str, np.ndarray]:
     """The weights after plain `fit` with Keras's own optimizer, loss, clipping and class weights, on one replica."""
     spec = case.optimizer
     kinds = {kind.__name__.lower(): kind for kind in KERAS_OPTIMIZERS}
-    options = {"momentum": spec.momentum} if spec.name in ("sgd", "rmsprop") else {}
+    options: dict[str, float | bool] = {"momentum": spec.momentum} if spec.name in ("sgd", "rmsprop") else {}
+    if spec.name == "sgd":
+        options["nesterov"] = spec.nesterov
     if spec.weight_decay:
         options["weight_decay"] = spec.weight_decay
     clipping = {"global_clipnorm": spec.clip_norm, "clipnorm": spec.clip_variable_norm, "clipvalue": spec.clip_value}
@@ -151,8 +184,10 @@ def by_keras(case: Case) -> dict[str, np.ndarray]:
     if case.mixed:
         other, share = second_labels(labels)
         targets = share[:, None] * targets + (1 - share[:, None]) * keras.utils.to_categorical(other, CLASSES)
-    weights = class_weights() if case.class_weights else None
-    model.fit(images, targets, BATCH, shuffle=False, class_weight=weights, verbose=0)
+    weights = {"class_weight": class_weights()} if case.class_weights else {}
+    if case.example_weights:
+        weights = {"sample_weight": example_weights(len(images))}
+    model.fit(enlarged(images, case), targets, BATCH, shuffle=False, verbose=0, **weights)
     return weights_of(model)
 
 
@@ -169,12 +204,13 @@ def batches(case: Case, shape: BatchShape, replicas: range) -> Iterator[dict[str
             rows = step * BATCH + shape.rows(replica)
             real = mask[step * BATCH : (step + 1) * BATCH].sum(dtype=np.float32)
             ones = np.ones(len(rows), np.float32)
+            weights = example_weights(len(images))[rows] if case.example_weights else ones
             other = {"label2": second[rows], "weight2": ones, "mix": share[rows]} if case.mixed else {}
             yield other | {
-                "image": images[rows],
+                "image": enlarged(images[rows], case),
                 "label": labels[rows],
                 "mask": mask[rows],
-                "weight": ones,
+                "weight": weights,
                 "batch_examples": real,
             }
 

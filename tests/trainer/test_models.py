@@ -179,6 +179,17 @@ def test_a_vision_transformer_has_as_many_parameters_as_was_published(size, publ
         )
 
 
+def test_a_vision_transformer_takes_patches_of_any_size():
+    def count(patch: int) -> int:
+        with shapes_only():
+            model = build_model(ModelSpec(name="vit", options={"size": "ti", "patch": patch}), (64, 64, 3), 10)
+        return model.count_params()
+
+    width = 192
+    positions, pixels = (64 // 8) ** 2 - (64 // 16) ** 2, 3 * 16**2 - 3 * 8**2
+    assert count(8) - count(16) == width * (positions - pixels)
+
+
 def test_the_convnet_is_that_of_the_textbooks():
     # Chollet, Deep Learning with Python, listing 5.1 and 5.2: 93,322 parameters on MNIST.
     with shapes_only():

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.trainer.arithmetic import weights_of
+from conf.phases import phase_steps
+from tests.trainer.arithmetic import new_model, weights_of
 from tests.trainer.phased import PHASED, begun, by_phases, by_plain_keras
+from trainer.actions import rates_of
+from trainer.model_parts import blocks_of
+from trainer.models.convnet import BLOCKS
+from trainer.phases import Phases
 
 TOLERANCE = 1e-5
 
@@ -33,3 +38,9 @@ def compare(name: str, found: dict[str, np.ndarray]) -> None:
 @pytest.mark.parametrize("name", PHASED)
 def test_one_replica_equals_plain_keras_layer_by_layer(name):
     compare(name, weights_of(by_phases(PHASED[name], tf.distribute.get_strategy(), 0, 1)))
+
+
+def test_the_curves_have_the_rate_of_each_group():
+    trainer, model = PHASED["two-groups"].trainer, new_model(PHASED["two-groups"].case)
+    phases = Phases(trainer, model, blocks_of(model, BLOCKS), phase_steps(trainer, 100))
+    assert rates_of(phases.optimizer) == pytest.approx({"learning_rate": 0.05, "learning_rate_group1": 0.01})

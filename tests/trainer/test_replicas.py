@@ -29,7 +29,7 @@ def groups(tmp_path_factory):
     return {group: finish(group, *started) for group, started in running.items()}
 
 
-def start(group: tuple[str, int], folder: Path) -> tuple[list[subprocess.Popen], Path]:
+def start(group: tuple[str, int], folder: Path, *cases: str) -> tuple[list[subprocess.Popen], Path]:
     kind, number = group
     addresses = [f"127.0.0.1:{port}" for port in free_ports(number)]
     processes = []
@@ -38,7 +38,7 @@ def start(group: tuple[str, int], folder: Path) -> tuple[list[subprocess.Popen],
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"} | (
             {"TF_CONFIG": json.dumps(config)} if kind == "workers" else {}
         )
-        command = [sys.executable, "-m", "tests.trainer.replicas", str(folder), kind, str(number)]
+        command = [sys.executable, "-m", "tests.trainer.replicas", str(folder), kind, str(number), *cases]
         with (folder / f"{rank}.log").open("w") as log:
             processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
     return processes, folder
