@@ -245,6 +245,8 @@ def assert_same(one: RunDir, other: RunDir, step: int, folder: Path) -> None:
     assert left.keys() == right.keys() and any(name.startswith("optimizer/") for name in left)
     assert not [name for name in left if not np.array_equal(left[name], right[name])]
     curves = points(one, folder / "one"), points(other, folder / "other")
-    assert curves[0] == curves[1] and len(curves[0]["train/loss"]) >= 5
+    assert curves[0].keys() == curves[1].keys() and len(curves[0]["train/loss"]) >= 5
+    differ = {tag: set(told).symmetric_difference(curves[1][tag]) for tag, told in curves[0].items()}
+    assert curves[0] == curves[1], {tag: sorted(told) for tag, told in differ.items() if told}
     reports = [run.read_json("report/metrics.json") for run in (one, other) if run.store.exists("report/metrics.json")]
     assert len(reports) in (0, 2) and reports[:1] == reports[1:]
