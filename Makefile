@@ -56,8 +56,8 @@ test-parts: $(VENV)/.installed-dev # all but whole jobs: two files at a time
 	$(PY) -m pytest --durations=15 --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(JOBS:%=--ignore=%)
 
 .PHONY: test-jobs
-test-jobs: $(VENV)/.installed-dev # whole jobs, which take all cores: nothing runs beside them
-	$(PY) -m pytest --durations=15 $(JOBS)
+test-jobs: $(VENV)/.installed-dev # whole jobs, after all else: small failures explain large ones
+	$(PY) -m pytest --durations=15 --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(JOBS)
 
 .PHONY: models
 models: $(VENV)/.installed-dev ## every model of keras.applications against Keras itself, the same bits again, every precision: minutes
