@@ -1,5 +1,6 @@
 """JobSpec <-> job.yaml. What is read is checked against the schema, like everything from outside."""
 
+from copy import deepcopy
 from typing import cast
 
 from omegaconf import OmegaConf
@@ -9,14 +10,26 @@ from yaml import YAMLError
 from conf.errors import BadSpec
 from conf.schema import JobSpec
 
+#: The job that was read ahead, by its text.
+_ahead: dict[str, JobSpec] = {}
+
 
 def dump_job(job: JobSpec) -> str:
     """The job as YAML, every value resolved."""
     return OmegaConf.to_yaml(OmegaConf.structured(job), resolve=True)
 
 
+def read_ahead(text: str, origin: str) -> None:
+    """Read a job that will be wanted again: here, and in forks of this process, `load_job` then has it at once."""
+    job = load_job(text, origin)
+    _ahead.clear()
+    _ahead[text] = job
+
+
 def load_job(text: str, origin: str) -> JobSpec:
     """The job that `text` describes. `origin` names the file in errors."""
+    if text in _ahead:
+        return deepcopy(_ahead[text])
     try:
         loaded = OmegaConf.merge(OmegaConf.structured(JobSpec), OmegaConf.create(text))
         return cast(JobSpec, OmegaConf.to_object(loaded))

@@ -75,7 +75,12 @@ def _load(
 
     def finish(example: Element) -> tuple[tf.Tensor, ...]:
         stored = example["stored"]
-        pixels = resize(decode(image_of(stored, reader.encoding), channels), image_size)
+        pixels = decode(image_of(stored, reader.encoding), channels)
+        # All have their size already, but for what takes the place of a corrupt one.
+        if kept_as == tf.uint8 and not reader.max_corrupt:
+            pixels = tf.ensure_shape(pixels, [image_size, image_size, channels])
+        else:
+            pixels = resize(pixels, image_size)
         return tf.cast(pixels, kept_as), stored.label, stored.weight, example["whole"]
 
     numbers = tf.data.Dataset.from_tensor_slices({"example": tf.range(reader.num_examples, dtype=tf.int64)})

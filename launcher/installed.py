@@ -32,6 +32,7 @@ def code_digest(root: Path) -> str:
     return digest.hexdigest()[:12]
 
 
+@functools.cache
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)

@@ -26,6 +26,8 @@ from trainer.channel import CONTROL_FD, PROGRESS_FD
 
 PR_SET_PDEATHSIG = 1
 MAX_REQUEST_BYTES = 1 << 20
+#: When nothing has happened for so long there is time for what makes the next start faster.
+IDLE_S = 2.0
 
 
 class ForkServer:
@@ -34,6 +36,7 @@ class ForkServer:
     def __init__(self, path: Path):
         self._selector = selectors.DefaultSelector()
         self._children: dict[int, socket.socket] = {}
+        self._last: list[str] | None = None  # the command line of the last child, until its job is read
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # Bound under another name and moved: whoever sees the socket can connect to it.
         fresh = path.with_name(f"{path.name}.new")
@@ -49,7 +52,10 @@ class ForkServer:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._wake, selectors.EVENT_READ)
         while True:
-            for key, _ in self._selector.select():
+            events = self._selector.select(None if self._last is None else IDLE_S)
+            if not events:
+                self._read_ahead()
+            for key, _ in events:
                 if key.fileobj is self._listener:
                     self._start(self._listener.accept()[0])
                 elif key.fileobj == self._wake:
@@ -72,9 +78,15 @@ class ForkServer:
             become_worker(json.loads(data), fds, parent)
         for fd in fds:
             os.close(fd)
+        self._last = json.loads(data)["argv"]
         self._children[pid] = connection
         self._selector.register(connection, selectors.EVENT_READ)
         connection.sendall(json.dumps({"pid": pid}).encode() + b"\n")
+
+    def _read_ahead(self) -> None:
+        argv, self._last = self._last, None
+        with contextlib.suppress(Exception, SystemExit):  # whoever really wants the job will say what is wrong with it
+            worker.read_job_ahead(argv or [])
 
     def _close_all(self, connection: socket.socket) -> None:
         """The child keeps nothing of the server: an open copy would hide the end of somebody else's connection."""

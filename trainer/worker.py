@@ -13,13 +13,14 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 import tensorflow as tf
 
 from conf import exit_codes, rules
 from conf.errors import BadSpec
-from conf.files import load_job
+from conf.files import load_job, read_ahead
 from conf.schema import Accelerator, JobSpec, Verb
 from data_pipeline.allocator import keep_freed_memory
 from data_pipeline.damage import named
@@ -123,6 +124,16 @@ def read_job(url: str) -> JobSpec:
     except NotStored as error:
         raise BadSpec.of("job", url, "there is no such file", "give the job.yaml of a run directory") from error
     return load_job(text.decode(), url)
+
+
+def read_job_ahead(argv: Sequence[str]) -> None:
+    """Read the job of a worker with this command line: the next attempt's is the same, as a rule.
+
+    From a disk alone: connections to a store far away would not survive a fork.
+    """
+    url = parse(argv).job
+    if "://" not in url:
+        read_ahead(Path(url).read_text(), url)
 
 
 def rank_of(environment: Mapping[str, str]) -> int:
