@@ -66,9 +66,9 @@ def test_memory_that_runs_out_makes_it_smaller_until_nothing_is_left(run_dir):
 
 def test_pairs_stay_pairs(run_dir):
     mixing = replace(JOB, data=DataSpec(augment=AugmentSpec(mixup=0.2)))
-    made = found(run_dir, 8, 8, job=mixing)
+    made = found(run_dir, 4, 4, job=mixing)
     made.fitted(mixing, 2)
-    assert made.after(1, EXHAUSTED).smaller == "micro-batches of 6 instead of 8"
+    assert made.after(1, EXHAUSTED).smaller == "micro-batches of 2 instead of 4"
 
 
 def test_a_number_is_left_alone_and_other_verbs_need_none(run_dir):

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from statistics import mean
 
+import pytest
+
 from conf.schema import DataSpec, Precision
 from data_pipeline.prepare import prepare
 from launcher.compose import compose
@@ -17,6 +19,7 @@ SEEDS = (0, 1, 2)
 POINT = 0.01
 
 
+@pytest.mark.timeout(1800)
 def test_the_digits_job_is_as_accurate_in_every_precision(tmp_path: Path) -> None:
     begun = compose([f"storage.root={tmp_path}", f"data.out={tmp_path}/data"]).job
     prepare(begun)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -31,17 +32,23 @@ def batches(weights: list[float]) -> Iterator[dict[str, tf.Tensor]]:
         }
 
 
+def linear() -> keras.Model:
+    """A layer on the pixels alone: a gradient that overflows is infinite there, and nothing is not a number."""
+    return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(CLASSES)])
+
+
 def trained(
     weights: list[float],
     kind: Precision = Precision.float32,
     scale: float | None = None,
     factor: float | None = None,
     first: int | None = None,
+    is_linear: bool = False,
     **clipping: float | None,
 ) -> TrainingStep:
     """The step after as many steps as there are weights, in one call; with `first`, so many in one before it."""
     precision.set_policy(kind)
-    model = new_model(Case())
+    model = linear() if is_linear else new_model(Case())
     spec = OptimizerSpec(name="sgd", learning_rate=0.01, momentum=0.9, **{"clip_norm": 1.0, **clipping})
     optimizer = make_optimizer(TrainerSpec(optimizer=spec), len(weights))
     optimizer.build(model.trainable_variables)
@@ -96,9 +103,9 @@ def test_a_loss_that_explodes_is_found_where_the_job_says_how_much_is_too_much(w
 
 
 def test_an_overflow_is_one_however_small_it_is_clipped() -> None:
-    step = trained([1e4, 1.0, 1.0], Precision.mixed_float16, clip_norm=None, clip_value=0.01)
+    step = trained([10.0], Precision.mixed_float16, is_linear=True, clip_norm=None, clip_value=0.01)
     assert step.loss_scale is not None and float(step.loss_scale.scale.numpy()) < precision.INITIAL_SCALE
-    assert int(step.optimizer.iterations.numpy()) < 3, "infinity was applied as 0.01"
+    assert int(step.optimizer.iterations.numpy()) == 0, "infinity was applied as 0.01"
 
 
 def test_an_overflow_that_a_smaller_scale_may_cure_is_no_blow_up() -> None:

@@ -56,6 +56,8 @@ def test_a_loss_that_blows_up_ends_the_test_and_noise_does_not():
     assert not any(watch.is_over(loss) for loss in curve(1e-3, 1e3, noise=0.3)[:120])
     assert watch.is_over(math.nan) and watch.is_over(math.inf)
     watch = Watch()
+    assert not any(watch.is_over(loss) for loss in [1.0] * 30 + [8.0, 1.0]), "one batch alone ended it"
+    watch = Watch()
     grown = [watch.is_over(1.0 * 1.5**step) for step in range(20)]
     assert grown[-1] and not any(grown[:4])
 
