@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tests.trainer.arithmetic import APPLICATIONS, by_convoy, cases_of, strategy_of, weights_of
+from tests.trainer.arithmetic import by_convoy, cases_of, strategy_of, weights_of
 from tests.trainer.phased import PHASED, by_phases
 from trainer.agreement import Agreement
 from trainer.batch_norm import batch_norms
@@ -36,10 +36,9 @@ def main() -> None:
         "agreement:everywhere": np.array([agreement.everywhere(float(rank)), agreement.everywhere(24.0)]),
     }
     chosen = sys.argv[4:] or [*cases_of(number), *(PHASED if number == 2 else ())]
-    cases = cases_of(number) | APPLICATIONS
-    for name, case in ((name, case) for name, case in cases.items() if name in chosen):
+    for name, case in ((name, case) for name, case in cases_of(number).items() if name in chosen):
         model = by_convoy(case, strategy, rank * local, local)
-        assert len(batch_norms(model)) == (0 if case.batch_norm is None else 52 if case.family else 2)
+        assert len(batch_norms(model)) == (2 if case.batch_norm else 0)
         keep(name, model)
     for name, phased in ((name, phased) for name, phased in PHASED.items() if name in chosen):
         keep(name, by_phases(phased, strategy, rank * local, local))
