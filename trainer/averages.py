@@ -58,7 +58,7 @@ class WeightAverages:
             average = self._averages[path]
             # average -= rest * (average - weight): one that equals its weight stays as it is, to the last bit.
             difference = average - self._weights[path]
-            tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=1 - rest, delta=difference)
+            tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=rest, delta=difference)
         self._updates.assign_add(1)
 
     @contextlib.contextmanager

@@ -22,6 +22,7 @@ from trainer import precision
 from trainer.averages import WeightAverages
 from trainer.batch_norm import averaging, batch_norms
 from trainer.channel import Pipes
+from trainer.clipping import clipped
 from trainer.curves import Curves
 from trainer.evaluation.evaluator import Counts, Evaluator
 from trainer.evaluation.report import metrics
@@ -208,3 +209,12 @@ def wait_until(condition) -> None:
             return
         tick.wait(0.01)
     raise AssertionError("it did not happen")
+
+
+def test_limits_of_a_gradient_hold_one_after_the_other():
+    gradients = [np.array([3.0, -4.0], np.float32), np.array([100.0], np.float32)]
+    norm = tf.linalg.global_norm(gradients)
+    cut = [np.array([3.0, -4.0]), np.array([5.0])]
+    found = clipped(gradients, OptimizerSpec(clip_value=5.0, clip_norm=1.0), norm)
+    for one, expected in zip(found, cut, strict=True):
+        np.testing.assert_allclose(one, expected / np.sqrt(50), rtol=1e-6)
