@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 
 from launcher.goodput import seconds_of
 from launcher.mirror import Mirror
-from storage.run_dir import RunDir
+from storage.run_dir import TENSORBOARD, RunDir
 from tests.end_to_end.conftest import Command
 from tests.storage.fault_proxy import Fault, FaultProxy
 
@@ -228,10 +228,14 @@ def weights(run: RunDir, step: int) -> dict[str, np.ndarray]:
 
 def points(run: RunDir, folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Every curve that TensorBoard shows of a run, but for those of the clock."""
-    Mirror(run.url.rpartition("/")[0], run.run_id, folder).pull()
+    # On a disk TensorBoard reads the attempts' files as they are, with what their killed writers had begun.
+    drawn = run.store.local_path(TENSORBOARD)
+    if drawn is None:
+        drawn = folder
+        Mirror(run.url.rpartition("/")[0], run.run_id, folder).pull()
     found = {}
     for split in ("train", "validation"):
-        curves = EventAccumulator(str(folder / split), {"tensors": 0})
+        curves = EventAccumulator(str(drawn / split), {"tensors": 0})
         curves.Reload()
         for tag in set(curves.Tags()["tensors"]) - CLOCKED - {"job"}:
             told = curves.Tensors(tag)
