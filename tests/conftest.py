@@ -1,9 +1,6 @@
 """What every test may rely on: a quiet TensorFlow, and nothing left over in the environment from a job around it."""
 
-import atexit
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,9 +12,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 for name in ("TF_CONFIG", "CONVOY_CONTROL_FD", "CONVOY_PROGRESS_FD", "RAY_ADDRESS"):
     os.environ.pop(name, None)
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # two share the tests: what one job leaves is not the other's
-    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix=f"{worker}-")
-    atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,23 @@
 """The real command line in a process of its own, as a user types it."""
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # two share the tests: what one's job leaves is not the other's
+    # Short: below it lie Ray's sockets, whose paths the kernel limits to 107 bytes.
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix=worker)
+    atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
 
 
 @dataclass
