@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from conf.errors import BadSpec
 from launcher.child import ROOT
-from launcher.folders import abandoned, sign
+from launcher.folders import SHORT, abandoned, signed
 from launcher.gate import NoRay
 from launcher.placement import Host
 from launcher.ray_watch import RayWatch, servers_of
@@ -28,6 +27,8 @@ from launcher.reach import CURE
 
 logger = logging.getLogger(__name__)
 PREFIX = "convoy-ray-"
+#: The longest path below Ray's folder, but for the numbers in it.
+SOCKET = "session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 START_TRIES = 2
 FAREWELL_S = 0.1
 QUIET_S = 5.0
@@ -42,9 +43,8 @@ def own_ray(num_cpus: int, num_gpus: int, tell: Callable[[str], None]) -> Iterat
     `tell` hears from a thread, in one sentence, when one of its servers dies.
     """
     sweep()
-    folder = tempfile.mkdtemp(prefix=PREFIX)
+    folder = signed(PREFIX, SOCKET)
     try:
-        sign(folder)
         _start(folder, num_cpus, num_gpus)
         with RayWatch(servers_of(processes_of(folder)), tell):
             yield
@@ -112,7 +112,7 @@ def _found(call: ray.ObjectRef) -> bool:
 
 def sweep() -> None:
     """Remove what drivers left that died before they could: their processes are gone, their folders are not."""
-    for folder in abandoned(PREFIX):
+    for folder in abandoned(PREFIX, SHORT):
         _kill(str(folder))
         shutil.rmtree(folder, ignore_errors=True)
 
