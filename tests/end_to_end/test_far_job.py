@@ -78,7 +78,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def temporary() -> Iterator[Path]:
     """The temporary folder of all jobs here, which nobody else uses. Short, for Ray puts sockets into it."""
     with (
-        tempfile.TemporaryDirectory(prefix="cv-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(prefix="cv-", dir="/tmp", ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("TMPDIR", folder)
