@@ -5,8 +5,7 @@
 32x32 colour, pad-and-crop by 4 and flip, batches of 128. `naive` keeps decoded images and maps one by one as tutorials
 do; `parallel` is the same with AUTOTUNE and prefetch; `numpy` has all pixels in one array and only indexes it.
 Convoy keeps a split of this size decoded in memory (`data.memory_bytes`). Batches of tf.data are taken as in training,
-eight in one call of a compiled loop: from Python one by one each costs as much again as 15 images. One process
-for each side.
+eight in one call of a compiled loop. One process for each side.
 """
 
 import argparse
