@@ -71,7 +71,7 @@ memory: $(VENV)/.installed-dev ## peaks with and without rematerialisation, what
 sweep: $(VENV)/.installed-dev ## trials that share the hosts of a running Ray cluster: a minute
 	$(PY) -m pytest tests/end_to_end/sweep_on_cluster.py
 
-# Each takes six to twelve minutes and wants the machine for itself; CHAOS_PATIENCE=3 is for a busy one.
+# Minutes each, on a machine for itself; CHAOS_PATIENCE=3 is for a busy one.
 .PHONY: chaos
 chaos: $(VENV)/.installed-dev ## a seeded storm of deaths in a bucket, a host that drains, one that goes and comes back; CHAOS_SEED=2 for another
 	$(PY) -m pytest -o faulthandler_timeout=0 --durations=0 --durations-min=5 tests/chaos/drain.py tests/chaos/elastic.py tests/chaos/soak.py $(TESTS)
