@@ -9,11 +9,12 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from storage.local_group import LocalGroup
-from storage.names import UNFINISHED, checked_name, checked_prefix, disk_error
+from storage.names import UNFINISHED, checked_name, checked_prefix, disk_errors
 from storage.store import Group, Stored, StoreError
 from storage.whole_files import Chunks, chunks_of, file_chunks, sync_folder, unfinished, write
 
@@ -160,9 +161,5 @@ class LocalStore:
                     with contextlib.suppress(FileNotFoundError):  # deleted while we looked
                         yield Stored(name, os.stat(os.path.join(folder, file)).st_size)
 
-    @contextlib.contextmanager
-    def _errors(self, what: str, name: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise disk_error(what, f"{self.url}/{name}", error) from error
+    def _errors(self, what: str, name: str) -> AbstractContextManager[None]:
+        return disk_errors(what, f"{self.url}/{name}")

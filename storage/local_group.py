@@ -8,10 +8,11 @@ import contextlib
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
-from storage.names import checked_name, disk_error
+from storage.names import checked_name, disk_errors
 from storage.store import Stored
 from storage.whole_files import Chunks, chunks_of, sync_folder, temporary_name, write_into
 
@@ -82,9 +83,5 @@ class LocalGroup:
             self._written.append(_Written(name, file, temporary))
             return Stored(name, *write_into(file, chunks, sending=True))
 
-    @contextlib.contextmanager
-    def _errors(self, what: str, name: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise disk_error(what, f"{self._url}/{name}", error) from error
+    def _errors(self, what: str, name: str) -> AbstractContextManager[None]:
+        return disk_errors(what, f"{self._url}/{name}")

@@ -1,6 +1,8 @@
 """Which names a store accepts, and what its errors look like."""
 
+import contextlib
 import errno
+from collections.abc import Iterator
 
 from storage.store import NotStored, StoreError, StoreFull
 
@@ -42,6 +44,15 @@ def disk_error(what: str, url: str, error: OSError) -> StoreError:
     cure = _CURES.get(error.errno or 0, "look at the disk or the network file system")
     kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
     return kind(f"{url}: cannot {what} - {error.strerror or error} - {cure}")
+
+
+@contextlib.contextmanager
+def disk_errors(what: str, url: str) -> Iterator[None]:
+    """Within it a failed system call is such a StoreError."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(what, url, error) from error
 
 
 def _is_strange(name: str) -> bool:
