@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from launcher.gate import prepare_own_ray
@@ -16,6 +17,7 @@ def ray_cluster(head_cpus: int) -> Iterator[Any]:
     prepare_own_ray()  # loopback alone, which Ray decides while it is imported
     made = importlib.import_module("ray.cluster_utils").Cluster
     folder = tempfile.mkdtemp(prefix="convoy-ray-")  # short: the names of sockets must fit into 107 bytes
+    Path(tempfile.gettempdir(), "ray").mkdir(exist_ok=True)  # where it notes its address, and expects a folder
     cluster = None
     try:
         cluster = made(True, head_node_args={"num_cpus": head_cpus, "include_dashboard": False, "temp_dir": folder})

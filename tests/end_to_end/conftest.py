@@ -1,6 +1,5 @@
 """The real command line in a process of its own, as a user types it."""
 
-import atexit
 import json
 import os
 import shutil
@@ -8,16 +7,28 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # two share the tests: what one's job leaves is not the other's
+
+@pytest.fixture(autouse=True, scope="session")
+def own_temporary_folder() -> Iterator[None]:
+    """Where two processes share the tests, what the jobs of one leave is not the other's to sweep."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if not worker:
+        yield
+        return
     # Short: below it lie Ray's sockets, whose paths the kernel limits to 107 bytes.
-    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix=worker)
-    atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix=worker)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass
