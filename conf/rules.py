@@ -1,11 +1,10 @@
 """Every rule across fields. All problems are found and reported at once; what is wrong names its cure."""
 
-import math
 import re
-from typing import Any
 
 from conf import (
     augment_rules,
+    class_weights,
     data_rules,
     families,
     fault_rules,
@@ -108,7 +107,8 @@ def _names(job: JobSpec) -> list[Problem]:
     for field, word, known in (("trainer.best_metric", job.trainer.best_metric, judge_rules.METRICS),):
         if word not in known:
             problems.append(Problem(field, word, "there is none of this name", nearest(word, known)))
-    return problems + _class_weights(job.trainer.class_weights) + _balanced_twice(job) + _port(job.tensorboard.port)
+    problems += class_weights.problems(job.trainer.class_weights)
+    return problems + _balanced_twice(job) + _port(job.tensorboard.port)
 
 
 def _port(port: int) -> list[Problem]:
@@ -123,22 +123,6 @@ def _balanced_twice(job: JobSpec) -> list[Problem]:
         return []
     law = "trainer.class_weights=balanced evens the classes out already, and twice favours the rare ones"
     return [Problem("data.oversample", job.data.oversample, law, "one of the two")]
-
-
-def _class_weights(weights: Any) -> list[Problem]:
-    """`weights` is whatever the user wrote."""
-    cure = "trainer.class_weights=balanced, or trainer.class_weights={cat: 2.0, dog: 1.0}"
-    if weights in (None, "balanced"):
-        return []
-    if not isinstance(weights, dict) or not weights:
-        law = "class weights are null or balanced, or a number for each class"
-        return [Problem("trainer.class_weights", weights, law, cure)]
-    law = "the weight of a class is a number, 0 or more"
-    return [
-        Problem(f"trainer.class_weights.{name}", weight, law, cure)
-        for name, weight in weights.items()
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf
-    ]
 
 
 def _positive(job: JobSpec) -> list[Problem]:

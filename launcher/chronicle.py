@@ -21,6 +21,7 @@ class Chronicle:
         self._grace = Grace(grace_s, journal, console)
         self._spent = Spent(journal)
         self._has_told_data = False
+        self._said: set[str] = set()
         self.begin()
 
     def begin(self) -> None:
@@ -71,8 +72,12 @@ class Chronicle:
             self._say_words(event)
 
     def _say_words(self, event: Mapping[str, Any]) -> None:
-        self._console.rest()
-        self._console.say("\n".join(event["details"]["words"]))
+        """Once: a restart has nothing new to say."""
+        words = "\n".join(event["details"]["words"])
+        if words not in self._said:
+            self._said.add(words)
+            self._console.rest()
+            self._console.say(words)
 
 
 def together(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,15 +1,16 @@
-"""What can be seen to be wrong before anything is started: data that is not there, a model that nobody wrote."""
+"""What can be seen to be wrong before anything is started: data that is not there, names of no model or class."""
 
 import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from conf import rules
+from conf import class_weights, rules
 from conf.data_url import PREPARED, data_url, local_source, source_changed
 from conf.errors import BadSpec, Problem
 from conf.schema import DataSpec, JobSpec, ModelSpec
 from launcher.drive import needs_data
+from launcher.plan import read_manifest
 from storage.data_dir import MANIFEST
 from storage.source_files import IMAGE_SUFFIXES, changes
 
@@ -25,6 +26,7 @@ def check(job: JobSpec) -> None:
         problems += _weights(job.trainer.model)
     if job.cluster.address is None and needs_data(job):
         problems += _source(job.data)
+    problems += _weighed_classes(job)
     if problems:
         raise BadSpec(problems)
 
@@ -52,6 +54,18 @@ def _weights(model: ModelSpec) -> Iterator[Problem]:
     if not os.path.exists(path):
         law = f"there is nothing at this path ({path})"
         yield Problem("trainer.model.weights", model.weights, law, "none, imagenet, a file of weights or a run")
+
+
+def _weighed_classes(job: JobSpec) -> list[Problem]:
+    """Weights of classes that a set which is prepared already does not have."""
+    weights = job.trainer.class_weights
+    if not isinstance(weights, dict):
+        return []
+    try:
+        manifest = read_manifest(data_url(job))
+    except (ValueError, TypeError):  # who reads the set says what is wrong with it
+        return []
+    return [] if manifest is None else class_weights.unknown(weights, manifest.get("classes", []))
 
 
 def _source(data: DataSpec) -> Iterator[Problem]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from conf import promises
 from conf.data_url import data_url
 from conf.epoch import places_in_epoch
 from conf.micro_batch import AUTO, accumulation_steps
@@ -100,3 +101,5 @@ def _cluster(job: JobSpec, placement: Placement | None) -> Iterator[tuple[str, s
     yield "strategy", placement.strategy
     if placement.shares_per_worker != placement.replicas_per_worker:
         yield "replicas", f"each CPU worker takes the shares of {placement.shares_per_worker} replicas in turn"
+    for words in promises.unkept(job.trainer, placement.gpus > 0).values():
+        yield "take care", words

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conf.exit_codes import DONE, STOPPED
+from conf.exit_codes import DONE, INTERRUPTED, STOPPED
 from conf.schema import JobSpec
 from launcher.axes import Values
 from launcher.child import ROOT, die_with_parent
@@ -99,8 +99,8 @@ class Process:
         self._process.wait()
 
     def last_line(self) -> str:
-        """What it said last, where it did not end well."""
-        if self._process.returncode in (DONE, STOPPED):
+        """What it said last, where it did not end well. Whoever was asked to stop has not failed, however early."""
+        if self._process.returncode in (DONE, STOPPED, INTERRUPTED, -signal.SIGTERM):
             return ""
         return last_line(self.log) or f"exit code {self._process.returncode}"
 

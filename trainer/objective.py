@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import keras
 import tensorflow as tf
 
-from conf import rules
-from conf.errors import BadSpec, Problem
+from conf import class_weights as names_of
+from conf.errors import BadSpec
 from conf.schema import Loss, TrainerSpec
 from data_pipeline.manifest import Manifest
 
@@ -87,13 +87,8 @@ def class_weights(trainer: TrainerSpec, manifest: Manifest) -> tuple[float, ...]
     if trainer.class_weights == "balanced":
         return balanced_weights(manifest.splits["train"].class_counts)
     given = {str(name): float(weight) for name, weight in trainer.class_weights.items()}
-    unknown = [name for name in given if name not in manifest.classes]
-    if unknown:
-        law = f"the data has no class of this name, among its {manifest.num_classes}"
-        raise BadSpec(
-            Problem(f"trainer.class_weights.{name}", given[name], law, rules.nearest(name, manifest.classes))
-            for name in unknown
-        )
+    if unknown := names_of.unknown(given, manifest.classes):
+        raise BadSpec(unknown)
     return tuple(given.get(name, 1.0) for name in manifest.classes)
 
 

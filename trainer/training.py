@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from conf import exit_codes
+from conf import exit_codes, promises
 from conf.errors import BadSpec
 from conf.schema import LooksSpec, Verb
 from storage import run_dir as names
 from storage.run_dir import RunDir
-from trainer import actions, blow_ups, promises
+from trainer import actions, blow_ups
 from trainer.benchmark import benchmark
 from trainer.checkpoint_writer import CheckpointWriter
 from trainer.curves import Curves

@@ -69,6 +69,19 @@ def test_a_source_that_has_changed_since_it_was_prepared_is_refused(tmp_path):
     early.check_source(compose([*words, "data=tfrecord", f"data.path={out}"]).job)
 
 
+def test_the_weight_of_a_class_that_the_prepared_set_has_not_is_refused(tmp_path):
+    weights = "trainer.class_weights"
+    words = ["data=folder", f"data.path={tmp_path}/gone", f"data.out={tmp_path}", f"{weights}={{cats: 2, dog: 1}}"]
+    open_store(str(tmp_path)).put("manifest.json", b'{"classes": ["cat", "dog"]}')
+    assert f"{weights}.cats=2.0 - the data has no class of this name, among its 2" in refusal(*words)
+    early.check(compose([*words[:3], f"{weights}={{cat: 2, dog: 1}}"]).job)
+    early.check(compose([*words[:3], f"{weights}=balanced"]).job)
+    line = [sys.executable, "launcher/run.py", *words, f"storage.root={tmp_path}/runs"]
+    done = subprocess.run(line, cwd=HERE, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 78 and "did you mean cat?" in done.stdout + done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_several_problems_are_told_at_once(tmp_path):
     said = refusal("trainer.model.name=x", "data=csv", f"data.path={tmp_path}/gone")
     assert "the job has 2 problems" in said

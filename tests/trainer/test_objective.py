@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from conf.errors import BadSpec
-from conf.schema import DataSpec, JobSpec, Oversample, Remainder, TrainerSpec
+from conf.schema import DataSpec, JobSpec, Loss, Oversample, Remainder, TrainerSpec
 from data_pipeline.manifest import ImageSizes, Manifest, Split
 from trainer.objective import Objective, class_weights, main_labels, make_objective
 from trainer.session import Lengths, lengths
@@ -83,6 +83,15 @@ def test_weights_are_given_by_the_name_of_the_class(batch: dict[str, np.ndarray]
     del batch["mix"]
     ratio = own.weighted(batch, logits()) / replace(own, class_weights=None).losses(batch["label"], logits())
     np.testing.assert_allclose(ratio, batch["label"] * batch["mask"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_focal_loss_of_a_recipe_is_that_of_keras(batch: dict[str, np.ndarray], smoothing: float) -> None:
+    trainer = TrainerSpec(loss=Loss.focal, focal_gamma=1.5, focal_alpha=0.7, label_smoothing=smoothing)
+    reference = keras.losses.CategoricalFocalCrossentropy(0.7, 1.5, True, smoothing, reduction="none")
+    expected = reference(keras.utils.to_categorical(batch["label"], CLASSES), logits())
+    found = make_objective(trainer, manifest(list("abcdefg"), [1] * CLASSES)).losses(batch["label"], logits())
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_an_unknown_class_is_refused_with_the_nearest() -> None:

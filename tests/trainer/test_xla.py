@@ -10,13 +10,15 @@ import tensorflow as tf
 
 from conf import rules
 from conf.errors import BadSpec
+from conf.promises import unkept
 from conf.schema import BatchNormSync, Compile, JobSpec, OptimizerSpec, Rematerialize, TrainerSpec
 from data_pipeline.order import BatchShape
 from tests.trainer.arithmetic import BATCH, CLASSES, Case, batches
 from trainer.objective import Objective
 from trainer.optimizers import make_optimizer
-from trainer.promises import unkept
 from trainer.step import TrainingStep, compile_step
+from trainer.strategy import configure_devices
+from trainer.topology import Topology
 from trainer.xla import refusal
 
 
@@ -65,6 +67,19 @@ def test_computing_again_what_xla_computes_once_is_refused():
     job = JobSpec(trainer=TrainerSpec(steps=1, compile=Compile.xla, rematerialize=Rematerialize.blocks))
     with pytest.raises(BadSpec, match=r"trainer\.compile=xla - XLA computes what occurs twice once"):
         rules.check(job)
+
+
+def test_deterministic_kernels_are_switched_on_wherever_they_are_asked_for(monkeypatch):
+    """What they leave is in `make models`, on CPUs; of GPUs it is seen that they get the same."""
+    switched = []
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: switched.append("kernels"))
+    monkeypatch.setattr(tf.config.threading, "set_inter_op_parallelism_threads", switched.append)
+    for on_gpu in (False, True):
+        configure_devices(JobSpec(), Topology(1, 0, 1, 1, on_gpu), 1, 2)
+        assert switched == []
+        configure_devices(JobSpec(trainer=TrainerSpec(deterministic=True)), Topology(1, 0, 1, 1, on_gpu), 1, 2)
+        assert switched == ["kernels", 1]
+        switched.clear()
 
 
 def test_what_devices_do_not_keep_is_said():

@@ -1,4 +1,4 @@
-"""What a job asks for and does not get in full on the devices it has: said once, when a training begins. Pure."""
+"""What a job asks for and does not get in full on the devices it has: said in its plan, and when it begins. Pure."""
 
 from conf.schema import Compile, TrainerSpec
 
