@@ -25,7 +25,7 @@ from tests.launcher.test_driver import eventually
 from trainer.checkpoints import list_checkpoints
 
 PATIENCE = float(os.environ.get("CHAOS_PATIENCE", "1"))
-STEPS = 300
+STEPS = 600
 #: The deadline of a worker that stands still before its first step is the sum of both.
 HANG_S, START_S = 5 * PATIENCE, 5 * PATIENCE
 WAIT_S = 60 * PATIENCE
@@ -43,8 +43,7 @@ JOB = (
 #: Short enough for somebody to wait for them.
 DEADLINES = (f"cluster.hang_timeout_s={HANG_S}", f"cluster.start_timeout_s={START_S}")
 KILL, STOP = signal.SIGKILL, signal.SIGSTOP
-#: How the server of Ray's head ends in each phase; the raylet, the job's only host, the other way.
-PHASES = {"starting": KILL, "training": STOP, "evaluating": KILL, "saving": STOP, "exporting": STOP}
+PHASES = ("starting", "training", "evaluating", "saving", "exporting")
 #: What a job survives by itself, and what is said of it.
 SAID = {
     ("worker", KILL): ("infrastructure", "killed by signal 9"),
@@ -61,6 +60,8 @@ BLOWS: list[list[Blow]] = [
 #: While the chief exports it is alone.
 LAST_BLOWS: list[list[Blow]] = [[("worker", 0, KILL), ("worker", 0, STOP)], [("agent", 0, KILL), ("agent", 0, STOP)]]
 SERVERS = {"head": "gcs/gcs_server", "raylet": "raylet/raylet"}
+#: The raylet is the job's only host. One command each.
+SERVER_BLOWS = [("raylet", KILL), ("raylet", STOP), ("head", KILL), ("head", STOP)]
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +119,8 @@ class Held:
             assert stacks.startswith("thread MainThread"), "whoever does not stand still says where it waits"
 
     def strike_server(self, name: str, number: signal.Signals) -> None:
-        """Hit a server of Ray, let the chief go on: the workers save, and the command says how to go on.
-
-        Before that the driver stands still for a moment, which is nobody's death.
-        """
+        """Hit a server of Ray, let the chief go on: the workers save, and the command says how to go on."""
         process = self.driver
-        process.send_signal(STOP)
-        time.sleep(1)
-        process.send_signal(signal.SIGCONT)
         server = next(c for c in psutil.Process(process.pid).children(True) if SERVERS[name] in command_of(c))
         server.send_signal(number)
         begun = time.time()
@@ -144,6 +139,22 @@ class Held:
         self.driver.kill()
         self.driver.communicate()
         self.tell("driver SIGKILL", time.time() - begun, f"exit code {self.driver.returncode}")
+
+    def freeze_driver(self) -> None:
+        """The command stands still for longer than a worker may: the workers go on, and nobody is blamed for it."""
+        process, chief = self.driver, self.worker(0)
+        process.send_signal(STOP)
+        os.kill(chief, signal.SIGCONT)
+        time.sleep(HANG_S + START_S)
+        process.send_signal(signal.SIGCONT)
+        if self.phase != "exporting":  # which comes to its end, and the job with it
+            time.sleep(2)  # it looks at the workers again
+            process.terminate()
+        said, _ = process.communicate(timeout=WAIT_S)
+        ended = next(event["details"] for event in self.events("attempt_ended") if event["attempt"] == self.attempt)
+        self.tell("driver SIGSTOP", HANG_S + START_S, f"goes on, {ended['kind']}")
+        told = (process.returncode, ended["kind"])
+        assert told == ((0, "done") if self.phase == "exporting" else (75, "stopped")), said
 
     def end(self) -> None:
         """Leave nothing running where a test fails."""
@@ -198,7 +209,7 @@ def pipes(pid: int) -> set[str]:
     return {name for name in found if name.startswith("pipe:")}
 
 
-@pytest.mark.timeout(600 * PATIENCE)
+@pytest.mark.timeout(900 * PATIENCE)
 @pytest.mark.parametrize("phase", PHASES)
 def test_whatever_dies_in_a_phase_costs_nothing(
     calm: RunDir, convoy: Command, mark: str, tmp_path: Path, show: Callable[..., None], phase: str
@@ -230,14 +241,20 @@ def endure(held: Held, mark: str) -> None:
         held.hold()
         held.strike(*blow)
     held.hold()
-    held.strike_server("raylet", STOP if PHASES[held.phase] is KILL else KILL)
+    held.freeze_driver()
+    for server, number in SERVER_BLOWS:
+        begin_again(held, mark)
+        held.strike_server(server, number)
     assert eventually(lambda: not living(mark)), living(mark)
-    if held.driver.returncode == 0:  # it came to its end; once more, for the head
+
+
+def begin_again(held: Held, mark: str) -> None:
+    """The command once more, after one that ended and left no process."""
+    assert eventually(lambda: not living(mark)), living(mark)
+    if held.driver.returncode == 0:  # it came to its end
         held.run.store.delete(OUTCOME)
     held.begin()
     held.hold()
-    held.strike_server("head", PHASES[held.phase])
-    assert eventually(lambda: not living(mark)), living(mark)
 
 
 def assert_nothing_was_lost(run: RunDir) -> None:

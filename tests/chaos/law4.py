@@ -38,11 +38,12 @@ JOB = (
     "trainer.export_at_end=false",
 )
 EMA = "trainer.ema_decay=0.99"
+#: Each optimizer with averages and without, each accumulation on one worker and on two.
 CASES = {
     "one-worker-sgd": ("cluster=1cpu", "trainer.optimizer.name=sgd", "trainer.accumulation_steps=1", EMA),
-    "one-worker-adam": ("cluster=1cpu", "trainer.optimizer.name=adam", "trainer.accumulation_steps=4"),
+    "one-worker-adam": ("cluster=1cpu", "trainer.optimizer.name=adam", "trainer.accumulation_steps=4", EMA),
     "two-workers-adam": ("cluster=2cpu", "trainer.optimizer.name=adam", "trainer.accumulation_steps=1"),
-    "two-workers-sgd": ("cluster=2cpu", "trainer.optimizer.name=sgd", "trainer.accumulation_steps=4", EMA),
+    "two-workers-sgd": ("cluster=2cpu", "trainer.optimizer.name=sgd", "trainer.accumulation_steps=4"),
 }
 
 
