@@ -153,7 +153,8 @@ def test_a_signal_before_there_are_workers_ends_at_once(command, number, after_s
     if number == signal.SIGINT and not (command.folder / "seen_1").exists():
         assert process.stdout.readline() == "Ctrl-C: stopping\n"
     said, _ = process.communicate(timeout=30)
-    assert (process.returncode, command.outcome()["state"], "Traceback" in said) == (expected, "stopped", False)
+    assert (process.returncode, command.outcome()["state"]) == (expected, "stopped")
+    assert "Traceback" not in said
     assert time.monotonic() - begun < 25  # a busy machine takes its time
     assert "go on with:" in said
     assert command.left() == ([], [])
