@@ -180,7 +180,7 @@ def test_a_process_ends_without_waiting_for_what_it_fetches_ahead(
     root = Path(__file__).resolve().parents[2]
     ended = subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=40)
     assert ended.returncode == 0 and not proxy.released.is_set()
-    assert fetches(proxy).count("00001") > 0, "nothing was fetched ahead"
+    assert set(fetches(proxy)) - {"00000"}, "nothing was fetched ahead"  # whichever the threads came to first
     proxy.released.set()
 
 
