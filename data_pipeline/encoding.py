@@ -9,8 +9,8 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -35,8 +35,7 @@ class BadImage(ValueError):
     """This cannot be read as an image, and why."""
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Encoded(NamedTuple):
     """A stored image. `channels` is 1 for grey and 3 for colour; `file_mark` is of the file it came from."""
 
     data: bytes
@@ -68,7 +67,7 @@ def encode_image(
     if head is not None and max(head.height, head.width) <= (max_side or _LONGEST_UNASKED):
         return Encoded(data, "jpeg", head.height, head.width, head.channels, mark, True)
     encoded = _encode_file(data, max_side, encoding)
-    return replace(encoded, file_mark=mark, is_file=encoded.data is data)
+    return encoded._replace(file_mark=mark, is_file=encoded.data is data)
 
 
 def _read(path: str | Path) -> bytes:

@@ -121,7 +121,10 @@ def _below(above: str, file: str) -> str:
 
 
 def _clean(store: Store, plans: Iterable[ShardPlan]) -> None:
-    """Remove the notes, and shards with a note that belong to an earlier preparation which planned otherwise."""
+    """Remove the notes, and shards with a note that belong to an earlier preparation which planned otherwise.
+
+    And what was being written by processes that have been killed only just now.
+    """
     planned = {plan.name for plan in plans}
     ends = note_name("")
     with store.together() as group:
@@ -132,3 +135,4 @@ def _clean(store: Store, plans: Iterable[ShardPlan]) -> None:
             for name in () if shard in planned else file_names(shard):
                 group.delete(name)
             group.delete(stored.name)
+    store.sweep()

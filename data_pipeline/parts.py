@@ -6,7 +6,6 @@ that all share. When one of them fails or is killed, all end; the shards they fi
 
 import ctypes
 import fcntl
-import gc
 import json
 import os
 import selectors
@@ -46,7 +45,6 @@ def share(
     `explain` turns what a process raised into the message that ends the preparation.
     """
     queue, count = _filled_queue(len(numbers))
-    gc.freeze()  # what is listed is not to be copied by counting references to it
     parts: dict[int, int] = {}  # where it tells -> its process
     try:
         for _ in range(num_processes):
@@ -59,7 +57,6 @@ def share(
         _listen(dict(parts), progress)
     finally:
         os.close(queue)
-        gc.unfreeze()
         for told, pid in parts.items():
             os.kill(pid, signal.SIGKILL)  # one that has ended is not reaped yet, so the number is still its own
             os.waitpid(pid, 0)

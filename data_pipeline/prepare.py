@@ -7,6 +7,7 @@ Never imports TensorFlow.
 """
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -57,9 +58,15 @@ def prepare(job: JobSpec, part: int = 0, parts: int = 1, count: int = 1, process
     sizes = {f"{path}/{name}": state.num_bytes for name, state in files.items()}
     plans = plan_shards(splits, job.data, digest, job.cluster.workers, sizes)
     store = open_store(url)
+    store.sweep()  # what a killed preparation was writing, before the disk is asked for more
     own = [plan for number, plan in enumerate(plans) if part <= number % parts < part + count]
-    _write(store, own, job.data, len(source.classes), processes)
-    return finish(store, plans, source, files, job, digest)
+    # What is listed is no garbage: not to be looked through, and not to be copied by processes that would do that.
+    gc.freeze()
+    try:
+        _write(store, own, job.data, len(source.classes), processes)
+        return finish(store, plans, source, files, job, digest)
+    finally:
+        gc.unfreeze()
 
 
 def _prepared_before(url: str, data: DataSpec, digest: str) -> Manifest:

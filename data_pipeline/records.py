@@ -6,9 +6,8 @@ The Examples are Protocol Buffers with their features in alphabetical order, so 
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import google_crc32c
 
@@ -40,8 +39,7 @@ class CorruptRecord(ValueError):
     """A record is not what was written. Says which shard, which record, where, and what is wrong."""
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One stored example."""
 
     encoded: bytes
@@ -64,16 +62,27 @@ def _masked(crc: int) -> int:
 
 def frame(example: bytes) -> bytes:
     """The TFRecord frame round `example`."""
-    return b"".join(frame_parts((example,)))
+    framed = frame_parts((example,))
+    return b"".join((framed.header, example, framed.trailer))
 
 
-def frame_parts(parts: Sequence[bytes]) -> tuple[bytes, ...]:
-    """The TFRecord frame round an Example that lies in several places: its header, the parts, its checksum."""
-    length = _LENGTH.pack(sum(map(len, parts)))
+class Frame(NamedTuple):
+    """What stands in a TFRecord before an Example and behind it, and the Example's crc32c and length."""
+
+    header: bytes
+    trailer: bytes
+    crc32c: int
+    num_bytes: int
+
+
+def frame_parts(parts: Sequence[bytes]) -> Frame:
+    """The frame round an Example that lies in several places."""
+    num_bytes = sum(map(len, parts))
+    length = _LENGTH.pack(num_bytes)
     crc = 0
     for part in parts:
         crc = google_crc32c.extend(crc, part)
-    return length + _CRC.pack(masked_crc(length)), *parts, _CRC.pack(_masked(crc))
+    return Frame(length + _CRC.pack(masked_crc(length)), _CRC.pack(_masked(crc)), crc, num_bytes)
 
 
 def encode(record: Record) -> bytes:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 
+import google_crc32c
 import numpy as np
 
 from conf.schema import BadFile, DataSpec
@@ -15,6 +16,7 @@ from data_pipeline.records import HEADER_BYTES, Record, encode_parts, frame_part
 from data_pipeline.shards import ShardNote, ShardPlan, put_note
 from data_pipeline.sources import Example
 from storage.data_dir import index_name, keys_name, labels_name
+from storage.joined_crc import joined_crc
 from storage.source_files import content_mark
 from storage.store import Group, Store
 
@@ -39,15 +41,17 @@ class _Shard:
         self.offsets = bytearray()
         self.labels: list[int] = []
         self.keys: list[str] = []
-        self.contents: list[str] = []
-        self.file_marks: list[str] = []
+        self._contents: list[tuple[int, int]] = []  # mark and length of each stored image
+        self._file_marks: list[int] = []
         self.skipped: dict[str, str] = {}
         self._sizes: list[tuple[int, int, int]] = []
         self._num_bytes = 0
+        self._crcs: list[int] = []  # of the shard piece by piece, and how long each piece is
+        self._lengths: list[int] = []
 
     def chunks(self, encoded: Iterator[tuple[Example, Encoded | str]], on_bad_file: BadFile) -> Iterator[bytes]:
         """The shard's bytes. BadImages at the end, when bad files are not to be left out: then it is not stored."""
-        waiting = b""  # small pieces are written together with what follows them
+        after = trailer = b""  # small pieces are written together with what follows them
         for example, image in encoded:
             if isinstance(image, str):
                 self.skipped[example.key] = image
@@ -55,15 +59,25 @@ class _Shard:
             record = Record(
                 image.data, image.format, image.height, image.width, example.label, example.key, example.weight
             )
-            head, before, body, after, crc = frame_parts(encode_parts(record))
-            self._note(example, image, len(before) + len(body) + len(after))
-            yield waiting + head + before
-            yield body
-            waiting = after + crc
+            parts = encode_parts(record)
+            frame = frame_parts(parts)
+            self._note(example, image, frame.num_bytes)
+            between = trailer + frame.header
+            self._crcs += google_crc32c.value(between), frame.crc32c
+            self._lengths += len(between), frame.num_bytes
+            yield b"".join((after, between, parts[0]))
+            yield parts[1]
+            after, trailer = parts[2], frame.trailer
         if self.skipped and on_bad_file is BadFile.stop:
             raise BadImages(self.skipped)
-        if waiting:
-            yield waiting
+        if trailer:
+            self._crcs.append(google_crc32c.value(trailer))
+            self._lengths.append(len(trailer))
+            yield after + trailer
+
+    def crc32c(self) -> int:
+        """The checksum of all chunks, out of those that every record has anyway."""
+        return joined_crc(self._crcs, self._lengths)
 
     def image_sizes(self) -> ImageSizes | None:
         """The smallest and largest of its images; None when there is none."""
@@ -81,15 +95,21 @@ class _Shard:
         counts = Counter(max(height, width) for height, width, _ in self._sizes)
         return {str(side): count for side, count in sorted(counts.items())}
 
+    def marks(self) -> tuple[str, str]:
+        """What the note calls `contents` and `file_marks`."""
+        contents, files = (np.array(each, ">u4").tobytes().hex() for each in (self._contents, self._file_marks))
+        return contents, files
+
     def _note(self, example: Example, image: Encoded, num_bytes: int) -> None:
         self.offsets += _PAIR.pack(self._num_bytes + HEADER_BYTES, num_bytes)
         self._num_bytes += HEADER_BYTES + num_bytes + 4
         self.class_counts[example.label] += 1
         self.labels.append(example.label)
         self.keys.append(example.key)
-        mark = image.file_mark if image.is_file else content_mark(image.data)
-        self.contents.append(f"{mark:08x}{len(image.data) & 0xFFFFFFFF:08x}")
-        self.file_marks.append(f"{image.file_mark or 0:08x}")
+        known = image.file_mark if image.is_file else None
+        mark = content_mark(image.data) if known is None else known
+        self._contents.append((mark, len(image.data) & 0xFFFFFFFF))
+        self._file_marks.append(image.file_mark or 0)
         self._sizes.append((image.height, image.width, image.channels))
 
 
@@ -109,7 +129,7 @@ def write_shard(
 
 
 def _write_all(files: Group, plan: ShardPlan, shard: _Shard, chunks: Iterator[bytes]) -> ShardNote:
-    stored = files.put_chunks(plan.name, chunks)
+    stored = files.put_chunks(plan.name, chunks, shard.crc32c)
     keys = "".join(f"{json.dumps(key)}\n" for key in shard.keys).encode()
     index = files.put_buffers(index_name(plan.name), [bytes(shard.offsets)])
     labels = files.put_buffers(labels_name(plan.name), [np.array(shard.labels, "<i4").tobytes()])
@@ -124,8 +144,7 @@ def _write_all(files: Group, plan: ShardPlan, shard: _Shard, chunks: Iterator[by
         labels_crc32c=labels.crc32c,
         keys_crc32c=named.crc32c,
     )
-    contents, file_marks = "".join(shard.contents), "".join(shard.file_marks)
-    found = (shard.image_sizes(), contents, file_marks, shard.sides(), shard.skipped)
+    found = (shard.image_sizes(), *shard.marks(), shard.sides(), shard.skipped)
     note = ShardNote(plan.identity, entry, plan.split, *found)
     put_note(files, note)
     return note

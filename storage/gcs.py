@@ -34,7 +34,7 @@ from storage.gcs_transfers import (
     upload,
 )
 from storage.names import UNFINISHED, checked_name, checked_prefix, disk_error
-from storage.store import Stored, StoreError
+from storage.store import KnownCrc, Stored, StoreError
 
 DELETES_AT_ONCE = 8
 #: Connections that are kept for the next request: several files at a time, each in several parts.
@@ -83,10 +83,10 @@ class GcsStore:
         except FileNotFoundError as error:
             raise disk_error("read", str(path), error) from error
 
-    def put_chunks(self, name: str, chunks: Iterable[bytes]) -> Stored:
+    def put_chunks(self, name: str, chunks: Iterable[bytes], crc32c: KnownCrc | None = None) -> Stored:
         """Write what `chunks` makes under `name`: an upload may have to begin again, so it is made on the disk first.
 
-        The file there has no name, so nothing is left of it however this process ends.
+        The file there has no name, so nothing is left of it however this process ends. It is held against `crc32c`.
         """
         checked_name(self.url, name)
         with tempfile.TemporaryFile(buffering=1 << 20) as file:
@@ -101,7 +101,7 @@ class GcsStore:
                 file.seek(0)
                 yield file
 
-            return self._upload(name, rewound)
+            return self._upload(name, rewound, crc32c)
 
     @contextlib.contextmanager
     def together(self) -> Iterator["GcsStore"]:
@@ -202,6 +202,9 @@ class GcsStore:
             for _ in pool.map(self.delete, names):
                 pass
 
+    def sweep(self) -> None:
+        """Nothing: an upload that was not finished is no object, and the service forgets it."""
+
     def local_path(self, name: str) -> Path | None:
         """None: the objects are far away."""
         checked_name(self.url, name)
@@ -227,7 +230,9 @@ class GcsStore:
     def _chunks(self, name: str) -> Iterator[bytes]:
         return download(self._blob(name), lambda fetch: self._persist("read", name, fetch))
 
-    def _upload(self, name: str, reader: Reader) -> Stored:
+    def _upload(self, name: str, reader: Reader, known: KnownCrc | None = None) -> Stored:
         size, crc32c = measured(reader)
+        if known is not None and known() != crc32c:
+            raise StoreError(f"{self.url}/{name}: {tempfile.gettempdir()} gave back other bytes - look at that disk")
         self._persist("write", name, lambda: upload(self._blob(name), reader, size, crc32c), uploading=True)
         return Stored(name, size, crc32c)

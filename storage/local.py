@@ -15,8 +15,8 @@ from urllib.parse import unquote, urlparse
 
 from storage.local_group import LocalGroup
 from storage.names import UNFINISHED, checked_name, checked_prefix, disk_errors
-from storage.store import Group, Stored, StoreError
-from storage.whole_files import Chunks, chunks_of, file_chunks, sync_folder, unfinished, write
+from storage.store import Group, KnownCrc, Stored, StoreError
+from storage.whole_files import Chunks, chunks_of, file_chunks, sweep, sync_folder, unfinished, write
 
 
 def open(url: str) -> "LocalStore":
@@ -49,9 +49,9 @@ class LocalStore:
         with self._errors("put", name):
             return self._publish(name, file_chunks(path))
 
-    def put_chunks(self, name: str, chunks: Iterable[bytes]) -> Stored:
+    def put_chunks(self, name: str, chunks: Iterable[bytes], crc32c: KnownCrc | None = None) -> Stored:
         """Write what `chunks` makes under `name`, as it is made."""
-        return self._publish(name, chunks)
+        return self._publish(name, chunks, crc32c)
 
     @contextlib.contextmanager
     def together(self) -> Iterator[Group]:
@@ -68,9 +68,9 @@ class LocalStore:
         final = self._path(name)
         with self._errors("put", name):
             with unfinished(final) as temporary:
-                write(temporary, chunks_of([data]))
+                write(temporary.file, chunks_of([data]))
                 try:
-                    os.link(temporary, final)
+                    os.link(temporary.path, final)
                 except FileExistsError:
                     return False
             sync_folder(final.parent)
@@ -93,8 +93,8 @@ class LocalStore:
         """Copy the object to the local file `path`, which appears whole or not at all."""
         source = self._path(name)
         with self._errors("read", name), unfinished(path) as temporary:
-            write(temporary, file_chunks(source))
-            os.replace(temporary, path)
+            write(temporary.file, file_chunks(source))
+            os.replace(temporary.path, path)
 
     def list(self, prefix: str = "") -> Iterable[Stored]:
         """All objects whose name starts with `prefix`, sorted by name."""
@@ -127,6 +127,11 @@ class LocalStore:
             shutil.rmtree(folder)
             sync_folder(folder.parent)
 
+    def sweep(self) -> None:
+        """Remove unfinished files directly in the folder whose writers are gone."""
+        with self._errors("sweep", ""):
+            sweep(self.root)
+
     def local_path(self, name: str) -> Path | None:
         """Where the object lies on this machine's disk."""
         return self._path(name)
@@ -143,12 +148,12 @@ class LocalStore:
     def _path(self, name: str) -> Path:
         return self.root / checked_name(self.url, name)
 
-    def _publish(self, name: str, chunks: Chunks) -> Stored:
+    def _publish(self, name: str, chunks: Chunks, known: KnownCrc | None = None) -> Stored:
         final = self._path(name)
         with self._errors("put", name):
             with unfinished(final) as temporary:
-                size, crc32c = write(temporary, chunks)
-                os.replace(temporary, final)
+                size, crc32c = write(temporary.file, chunks, known)
+                os.replace(temporary.path, final)
             sync_folder(final.parent)
         return Stored(name, size, crc32c)
 

@@ -5,7 +5,6 @@ their folder once for all of them.
 """
 
 import contextlib
-import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -13,16 +12,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from storage.names import checked_name, disk_errors
-from storage.store import Stored
-from storage.whole_files import Chunks, chunks_of, sync_folder, temporary_name, write_into
+from storage.store import KnownCrc, Stored
+from storage.whole_files import Chunks, Unfinished, chunks_of, open_unfinished, sync_folder, write_into
 
 
 class _Written(NamedTuple):
     """A file that has all its bytes and not yet its name."""
 
     name: str
-    file: io.FileIO
-    temporary: Path
+    temporary: Unfinished
 
 
 class LocalGroup:
@@ -41,9 +39,9 @@ class LocalGroup:
         """The same of content that lies in several places."""
         return self._write(name, chunks_of(buffers))
 
-    def put_chunks(self, name: str, chunks: Iterable[bytes]) -> Stored:
+    def put_chunks(self, name: str, chunks: Iterable[bytes], crc32c: KnownCrc | None = None) -> Stored:
         """The same of content that is made while it is written."""
-        return self._write(name, chunks)
+        return self._write(name, chunks, crc32c)
 
     def delete(self, name: str) -> None:
         """Remove the object, when everything that was put is there; no error when it is gone already."""
@@ -54,10 +52,10 @@ class LocalGroup:
         """Sync all files, then name them in the order in which they were put, then remove, then sync the folders."""
         for written in self._written:
             with self._errors("put", written.name):
-                os.fsync(written.file.fileno())
+                os.fsync(written.temporary.file.fileno())
         for written in self._written:
             with self._errors("put", written.name):
-                os.replace(written.temporary, self._root / written.name)
+                os.replace(written.temporary.path, self._root / written.name)
         for name in self._deleted:
             with self._errors("delete", name):
                 (self._root / name).unlink(missing_ok=True)
@@ -68,20 +66,18 @@ class LocalGroup:
     def close(self) -> None:
         """Remove what was not published."""
         for written in self._written:
-            written.file.close()
-            written.temporary.unlink(missing_ok=True)
+            written.temporary.close()
 
     def _names(self) -> Iterator[str]:
         yield from (written.name for written in self._written)
         yield from self._deleted
 
-    def _write(self, name: str, chunks: Chunks) -> Stored:
+    def _write(self, name: str, chunks: Chunks, known: KnownCrc | None = None) -> Stored:
         final = self._root / checked_name(self._url, name)
         with self._errors("put", name):
-            temporary = temporary_name(final)
-            file = temporary.open("xb", buffering=0)
-            self._written.append(_Written(name, file, temporary))
-            return Stored(name, *write_into(file, chunks, sending=True))
+            temporary = open_unfinished(final)
+            self._written.append(_Written(name, temporary))
+            return Stored(name, *write_into(temporary.file, chunks, known, sending=True))
 
     def _errors(self, what: str, name: str) -> AbstractContextManager[None]:
         return disk_errors(what, f"{self._url}/{name}")

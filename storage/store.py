@@ -5,7 +5,7 @@ A store is a folder somewhere. Names inside it are relative, with forward slashe
 """
 
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,10 @@ class Stored:
     name: str
     size: int
     crc32c: int | None = None
+
+
+#: The crc32c of all chunks, asked for when the last of them is made.
+KnownCrc = Callable[[], int]
 
 
 class StoreError(Exception):
@@ -42,7 +46,7 @@ class Group(Protocol):
     def put_buffers(self, name: str, buffers: Sequence[bytes | memoryview]) -> Stored:
         """The same of content that lies in several places in memory."""
 
-    def put_chunks(self, name: str, chunks: Iterable[bytes]) -> Stored:
+    def put_chunks(self, name: str, chunks: Iterable[bytes], crc32c: KnownCrc | None = None) -> Stored:
         """The same of content that is made while it is written."""
 
     def delete(self, name: str) -> None:
@@ -66,8 +70,11 @@ class Store(Protocol):
     def put_file(self, name: str, path: Path) -> Stored:
         """Copy the local file `path` to `name`; the answer carries its size and crc32c."""
 
-    def put_chunks(self, name: str, chunks: Iterable[bytes]) -> Stored:
-        """Like `put`, for content that is made while it is written; an error in making it leaves nothing."""
+    def put_chunks(self, name: str, chunks: Iterable[bytes], crc32c: KnownCrc | None = None) -> Stored:
+        """Like `put`, for content that is made while it is written; an error in making it leaves nothing.
+
+        With `crc32c` the maker's checksum is the object's, and memory is not read once more for it.
+        """
 
     def together(self) -> AbstractContextManager[Group]:
         """A block whose objects are published when it ends, in their order, faster than one by one.
@@ -99,6 +106,9 @@ class Store(Protocol):
 
     def delete_folder(self, name: str) -> None:
         """Remove every object below `name/`, and what interrupted writers left there."""
+
+    def sweep(self) -> None:
+        """Remove what writers that were killed have left directly in the store, where such a thing can be."""
 
     def local_path(self, name: str) -> Path | None:
         """Where the object lies on this machine's disk, so that it can be mapped or appended to; None if far away."""

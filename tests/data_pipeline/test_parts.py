@@ -93,7 +93,7 @@ def test_a_process_that_is_killed_ends_all_and_the_command_goes_on(
     finished = {path: path.stat().st_mtime_ns for path in map(_shard_of, preparation.url.glob("*.note.json"))}
     assert finished and preparation.run()[0] == DONE
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    assert contents(str(preparation.url)) == alone
+    assert contents(str(preparation.url)) == alone and not list(preparation.url.glob(".*"))
 
 
 def _shard_of(note: Path) -> Path:

@@ -99,6 +99,9 @@ def test_chunks_that_are_made_while_they_are_written(store: Store) -> None:
     assert (stored.name, stored.size, stored.crc32c) == ("made", len(whole), google_crc32c.value(whole))
     assert store.get("made") == whole
     assert store.put_chunks("empty", []).size == 0 and store.get("empty") == b""
+    known = store.put_chunks("made", iter([whole, b"end"]), lambda: google_crc32c.value(whole + b"end"))
+    assert (known.size, known.crc32c) == (len(whole) + 3, google_crc32c.value(whole + b"end"))
+    assert store.get("made") == whole + b"end"
 
     def failing() -> Iterator[bytes]:
         yield whole
@@ -107,7 +110,7 @@ def test_chunks_that_are_made_while_they_are_written(store: Store) -> None:
     for name in ("made", "new"):
         with pytest.raises(ZeroDivisionError):
             store.put_chunks(name, failing())
-    assert names(store) == ["empty", "made"] and store.get("made") == whole
+    assert names(store) == ["empty", "made"] and store.get("made") == whole + b"end"
 
 
 def test_what_is_put_together_is_there_when_the_block_ends(store: Store) -> None:

@@ -77,6 +77,14 @@ def test_chunks_are_made_once_whatever_happens_to_their_upload(
     assert store.get("x") == data
 
 
+def test_a_temporary_folder_that_changes_bytes_is_named(proxy: FaultProxy, gcs_url: str) -> None:
+    """What is to be uploaded is held against the checksum that its maker knows, if it does."""
+    store = open_store(gcs_url)
+    with pytest.raises(StoreError, match=rf"{gcs_url}/x: {tempfile.gettempdir()} gave back other bytes"):
+        store.put_chunks("x", [SMALL], lambda: google_crc32c.value(SMALL) ^ 1)
+    assert not store.exists("x")
+
+
 def test_an_upload_session_that_is_lost_every_time_ends_with_a_sentence(proxy: FaultProxy, gcs_url: str) -> None:
     """A lost session costs a try of the file's budget, in which each try begins a new session."""
     proxy.faults = [Fault("status", "PUT", status=404, uses=-1)]

@@ -1,14 +1,17 @@
 """The local store against full disks and interrupted writers."""
 
+import fcntl
 import os
 import resource
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from storage import whole_files
 from storage.local import LocalStore
 from storage.names import UNFINISHED
 from storage.store import Store, StoreError, open_store
@@ -67,6 +70,57 @@ def test_what_a_killed_writer_left_is_not_listed(tmp_path: Path) -> None:
     assert [stored.name for stored in store.list()] == ["folder/x"]
     store.delete_folder("folder")
     assert os.listdir(tmp_path) == []
+
+
+_HALF_WRITTEN = """
+import sys, time
+from pathlib import Path
+from storage.local import LocalStore
+
+def chunks():
+    yield b"half"
+    print(flush=True)
+    time.sleep(600)
+
+store = LocalStore(Path(sys.argv[1]))
+with store.together() as group:
+    group.put("x", b"1")
+    store.put_chunks("y", chunks())
+"""
+
+
+def test_what_nobody_writes_any_more_is_swept(tmp_path: Path, repository: Path) -> None:
+    """A process writes an object in a group and one alone; while it lives neither is touched, and then both are."""
+    others = {f".z.0123{UNFINISHED}", ".hidden", f"z.{'0' * 16}{UNFINISHED}", "kept"}
+    for name in others:
+        (tmp_path / name).write_bytes(b"")
+    store = LocalStore(tmp_path)
+    command = [sys.executable, "-c", _HALF_WRITTEN, str(tmp_path)]
+    with subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE) as writer:
+        try:
+            assert writer.stdout is not None and writer.stdout.readline()
+            store.sweep()
+            assert len(os.listdir(tmp_path)) == len(others) + 2
+        finally:
+            writer.kill()
+    store.sweep()
+    assert set(os.listdir(tmp_path)) == others
+    LocalStore(tmp_path / "none").sweep()
+
+
+def test_a_new_file_that_is_swept_away_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its making and its lock another process may take it for one that was left."""
+    real, swept = fcntl.flock, []
+
+    def flock(file: Any, operation: int) -> None:
+        if not swept:
+            swept.append(os.listdir(tmp_path))
+            whole_files.sweep(tmp_path)
+        real(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    LocalStore(tmp_path).put("x", b"1")
+    assert len(swept) == 1 and len(swept[0]) == 1 and os.listdir(tmp_path) == ["x"]
 
 
 def test_bytes_are_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

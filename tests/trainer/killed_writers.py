@@ -3,6 +3,7 @@
 `python -m tests.trainer.killed_writers ROOT STATES`; STATES is an .npz of "STEP NAME" with what is to be saved.
 """
 
+import io
 import itertools
 import json
 import os
@@ -60,13 +61,13 @@ def watch_disk(countdown: Countdown) -> None:
     countdown.around(Path, "unlink")
     real = local.write
 
-    def write(path: Path, chunks: Any) -> tuple[int, int]:
+    def write(file: io.FileIO, chunks: Any) -> tuple[int, int]:
         def counted() -> Iterator[Any]:
             for chunk in chunks:
                 countdown()
                 yield chunk
 
-        return real(path, counted())
+        return real(file, counted())
 
     local.write = write  # type: ignore[assignment]
 
