@@ -18,6 +18,7 @@ from typing import NamedTuple
 import google_crc32c
 import numpy as np
 
+from storage.direct import Output
 from storage.names import UNFINISHED
 from storage.store import KnownCrc
 
@@ -127,19 +128,19 @@ def write_into(
 
     With `sending` the disk begins at once to take it.
     """
-    size = sent = crc32c = 0
+    output = Output(file.fileno())
+    sent = crc32c = 0
     for gathered in _gathered(chunks):
-        _write_all(file.fileno(), gathered)
-        size += sum(map(len, gathered))
+        output.write(gathered)
         for chunk in gathered if known is None else ():
             # A view of NumPy's is taken without a copy; a memoryview is not.
             crc32c = google_crc32c.extend(crc32c, np.frombuffer(chunk, np.uint8))
-        if sending and size - sent >= SENT_BYTES:
-            send(file, sent, size - sent)
-            sent = size
-    if sending and size > sent:
-        send(file, sent, size - sent)
-    return size, crc32c if known is None else known()
+        if sending and output.size - sent >= SENT_BYTES:
+            send(file, sent, output.size - sent)
+            sent = output.size
+    if sending and output.size > sent:
+        send(file, sent, output.size - sent)
+    return output.size, crc32c if known is None else known()
 
 
 def send(file: io.FileIO, start: int, length: int) -> None:
@@ -175,15 +176,3 @@ def _gathered(chunks: Chunks) -> Iterator[list[bytes | memoryview]]:
             waiting, num_bytes = [], 0
     if waiting:
         yield waiting
-
-
-def _write_all(descriptor: int, buffers: Sequence[bytes | memoryview]) -> None:
-    written = os.writev(descriptor, buffers)
-    for buffer in buffers:
-        if written >= len(buffer):
-            written -= len(buffer)
-            continue
-        rest = memoryview(buffer)[written:]  # a full disk or a signal: what is left, piece by piece
-        written = 0
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
