@@ -12,6 +12,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+#: Tensors are shared out over files of about this size: while one is synced or uploaded the next is written.
+FILE_BYTES = 64 << 20
+
 _CODES = {
     np.dtype(np.float64): "F64",
     np.dtype(np.float32): "F32",
@@ -33,10 +36,16 @@ _DTYPES = {code: dtype for dtype, code in _CODES.items()}
 def encoded(tensors: Mapping[str, Any]) -> list[bytes | memoryview]:
     """The file that holds `tensors` (numpy arrays or eager TensorFlow tensors), as buffers to write in turn."""
     arrays = {name: as_array(name, tensor) for name, tensor in tensors.items()}
-    header, buffers, offset = {}, [], 0
-    for name in sorted(
-        arrays, key=lambda name: (-arrays[name].itemsize, name)
-    ):  # widest first: every tensor is aligned
+    header, names = header_of(arrays)
+    return [header, *(arrays[name].reshape(-1).view(np.uint8).data for name in names)]
+
+
+def header_of(arrays: Mapping[str, np.ndarray]) -> tuple[bytes, list[str]]:
+    """What the file that holds these arrays begins with, and in which order they follow."""
+    header, offset = {}, 0
+    # Widest first: every tensor is aligned.
+    names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
+    for name in names:
         array = arrays[name]
         header[name] = {
             "dtype": _CODES[array.dtype],
@@ -44,10 +53,23 @@ def encoded(tensors: Mapping[str, Any]) -> list[bytes | memoryview]:
             "data_offsets": [offset, offset + array.nbytes],
         }
         offset += array.nbytes
-        buffers.append(array.reshape(-1).view(np.uint8).data)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return [len(text).to_bytes(8, "little") + text, *buffers]
+    return len(text).to_bytes(8, "little") + text, names
+
+
+def shared_out(arrays: Mapping[str, np.ndarray]) -> list[list[str]]:
+    """Their names in files of about FILE_BYTES, in the order of the names."""
+    shares: list[list[str]] = [[]]
+    size = 0
+    for name in sorted(arrays):
+        num_bytes = arrays[name].nbytes
+        if shares[-1] and size + num_bytes > FILE_BYTES:
+            shares.append([])
+            size = 0
+        shares[-1].append(name)
+        size += num_bytes
+    return shares
 
 
 def decoded(data: memoryview) -> dict[str, np.ndarray]:

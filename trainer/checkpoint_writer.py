@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from storage.run_dir import RunDir
+from trainer.checkpoint_image import CheckpointImage
 from trainer.checkpoint_manifest import Manifest
-from trainer.checkpoint_tensors import as_array
-from trainer.checkpoints import prune, save
+from trainer.checkpoints import prune, save_files
 from trainer.retention import Retention, needed_by
 
 
@@ -36,6 +36,7 @@ class CheckpointWriter:
         """`on_saved` is called with the step, in the background thread, when a checkpoint is there for good."""
         self._run_dir, self._attempt, self._keep, self._on_saved = run_dir, attempt, keep or Retention(), on_saved
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._image = CheckpointImage()
         self._pending: Future[None] | None = None
         self._seen: dict[int, Manifest] = {}
         self.last_save_s = 0.0  # how long the newest save took
@@ -45,6 +46,11 @@ class CheckpointWriter:
         """Whether the next `submit` has to wait."""
         return self._pending is not None and not self._pending.done()
 
+    def reserve(self, tensors: Mapping[str, Any]) -> None:
+        """Make room in memory, in the background, for snapshots of such arrays, tensors or variables."""
+        self.wait()
+        self._pending = self._pool.submit(self._image.reserve, tensors)
+
     def submit(
         self,
         step: int,
@@ -53,13 +59,15 @@ class CheckpointWriter:
         metrics: Mapping[str, float] | None = None,
         first: Callable[[], None] | None = None,
     ) -> None:
-        """Begin to save; waits while the one before is still being saved. The tensors must not change any more.
+        """Begin to save; waits while the one before is still being saved.
 
-        Of `state`, in which training goes on to count, this is the moment that is saved. `first` is called in the
-        background before anything is written.
+        Tensors in the host's memory are copied here and may change afterwards, those of devices may not. Of `state`, in
+        which training goes on to count, this is the moment that is saved. `first` is called in the background before
+        anything is written.
         """
         self.wait()
-        self._pending = self._pool.submit(self._save, step, snapshot, deepcopy(state), dict(metrics or {}), first)
+        self._image.hold(snapshot)
+        self._pending = self._pool.submit(self._save, step, deepcopy(state), dict(metrics or {}), first)
 
     def wait(self) -> None:
         """Wait until what was submitted is saved."""
@@ -73,11 +81,11 @@ class CheckpointWriter:
             self.wait()
         finally:
             self._pool.shutdown()
+            self._image.close()
 
     def _save(
         self,
         step: int,
-        snapshot: Mapping[str, Any],
         state: dict[str, Any],
         metrics: Mapping[str, float],
         first: Callable[[], None] | None,
@@ -85,9 +93,9 @@ class CheckpointWriter:
         if first:
             first()
         begun = time.monotonic()
-        arrays = {name: as_array(name, tensor) for name, tensor in snapshot.items()}
-        refuse_not_finite(step, arrays)
-        save(self._run_dir, step, arrays, state, self._attempt, metrics)
+        self._image.fetch()
+        refuse_not_finite(step, self._image.arrays)
+        save_files(self._run_dir, step, [[file] for file in self._image.files], state, self._attempt, metrics)
         self.last_save_s = time.monotonic() - begun
         if self._on_saved:
             self._on_saved(step)
@@ -99,13 +107,12 @@ class CheckpointWriter:
 def refuse_not_finite(step: int, arrays: Mapping[str, np.ndarray]) -> None:
     """Raise NotFinite where an array holds infinities or what is no number."""
     for name, array in arrays.items():
-        if array.dtype.kind != "f":
+        if array.dtype.kind not in "fV":  # V is bfloat16
             continue
-        flat = array.reshape(-1)
-        # Squares first: they are added up at the speed of memory, and are finite all but always.
+        # A sum is made at the speed of memory, by this thread alone, and is finite all but always.
         with np.errstate(all="ignore"):
-            squares = np.dot(flat, flat)
-        if not np.isfinite(squares) and not np.isfinite(flat).all():
+            total = array.sum()
+        if not np.isfinite(total) and not np.isfinite(array).all():
             law = "a blow-up that no loss has shown yet"
             raise NotFinite(
                 f"step {step} is not saved: {name} is not finite - {law} - a lower learning rate, or clip_norm"

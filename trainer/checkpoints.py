@@ -27,13 +27,11 @@ from trainer.checkpoint_files import (
     verified_bytes,
 )
 from trainer.checkpoint_manifest import FileEntry, Manifest, attempt_of, file_name, manifest_name
-from trainer.checkpoint_tensors import as_array, decoded, encoded
+from trainer.checkpoint_tensors import as_array, decoded, encoded, shared_out
 from trainer.retention import Retention
 
 log = logging.getLogger(__name__)
 
-#: Tensors are shared out over files of about this size: while one is synced or uploaded the next is written.
-FILE_BYTES = 64 << 20
 FILES_AT_ONCE = 4
 
 
@@ -60,6 +58,20 @@ def save(
     `metrics` are what the last evaluation gave. One process of an attempt saves. A whole checkpoint of that step is
     left as it is, a broken one is replaced.
     """
+    arrays = {name: as_array(name, tensor) for name, tensor in tensors.items()}
+    files = [encoded({name: arrays[name] for name in share}) for share in shared_out(arrays)]
+    save_files(run_dir, step, files, state, attempt, metrics)
+
+
+def save_files(
+    run_dir: RunDir,
+    step: int,
+    files: Sequence[Sequence[bytes | memoryview]],
+    state: dict[str, Any],
+    attempt: int,
+    metrics: Mapping[str, float] | None = None,
+) -> None:
+    """The same of tensors that are encoded already: each file the buffers that it is made of."""
     if not _make_room(run_dir, step, attempt):
         log.info("%s: step %d has a whole checkpoint already", run_dir.url, step)
         return
@@ -74,10 +86,8 @@ def save(
 
     # The state first: it is small, and while it is listed the leftovers of this save are seen and removed.
     state_entry = put("state.json", [json.dumps(state).encode()])
-    shares = _shares(tensors)
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-        parts = [f"{index:04d}.safetensors" for index in range(len(shares))]
-        entries = tuple(pool.map(lambda part, share: put(part, encoded(share)), parts, shares))
+        entries = tuple(pool.map(put, (f"{index:04d}.safetensors" for index in range(len(files))), files))
     manifest = Manifest(step, attempt, nonce, state_entry, entries, dict(metrics or {}))
     _publish(run_dir, manifest)
 
@@ -204,17 +214,3 @@ def _publish(run_dir: RunDir, manifest: Manifest) -> None:
 def _are_leftovers(names: Iterable[str], attempt: int) -> bool:
     """Whether all files are of `attempt` or earlier, so that nobody is still writing them."""
     return all(other is not None and other <= attempt for other in map(attempt_of, names))
-
-
-def _shares(tensors: Mapping[str, Any]) -> list[dict[str, np.ndarray]]:
-    """The tensors in files of about FILE_BYTES, in the order of their names."""
-    shares: list[dict[str, np.ndarray]] = [{}]
-    size = 0
-    for name in sorted(tensors):
-        array = as_array(name, tensors[name])
-        if shares[-1] and size + array.nbytes > FILE_BYTES:
-            shares.append({})
-            size = 0
-        shares[-1][name] = array
-        size += array.nbytes
-    return shares

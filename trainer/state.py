@@ -46,7 +46,12 @@ class TrainingState:
 
     def snapshot(self) -> dict[str, tf.Tensor]:
         """The value of every variable now. Copy-on-write: it costs next to nothing until training goes on."""
-        return {name: _first(variable).read_value() for name, variable in self.variables().items()}
+        firsts = {name: _first(variable) for name, variable in self.variables().items()}
+        # What `read_value` does besides costs more than the reading: 20 ms for 550 variables instead of 6.
+        return {
+            name: tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+            for name, variable in firsts.items()
+        }
 
     def restore(self, tensors: dict[str, np.ndarray], origin: str) -> None:
         """Put the values of a checkpoint into the variables; BadSpec, with names and shapes, where they do not fit."""

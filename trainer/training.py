@@ -97,6 +97,7 @@ def open_writer(session: Session, run: RunDir, attempt: int) -> CheckpointWriter
         session.channel.say("event", event="checkpoint_saved", details=details)
 
     writer = CheckpointWriter(run, attempt, Retention.of(session.job.trainer), tell)
+    writer.reserve(session.state.variables())
     return writer
 
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 from conf.errors import BadSpec
 from storage.run_dir import RunDir, checkpoint_name
 from storage.store import StoreError
-from trainer import checkpoints
+from trainer import checkpoint_tensors
 from trainer.checkpoint_manifest import manifest_name
 from trainer.checkpoint_tensors import decoded, encoded
 from trainer.checkpoint_writer import CheckpointWriter, NotFinite
@@ -101,7 +101,7 @@ def test_a_dtype_without_a_code_is_named() -> None:
 
 def test_large_states_are_shared_out_over_files(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several files, none larger than it must be; every tensor comes back."""
-    monkeypatch.setattr(checkpoints, "FILE_BYTES", 100)
+    monkeypatch.setattr(checkpoint_tensors, "FILE_BYTES", 100)
     arrays = {f"x{i}": np.full(i, i % 251, np.uint8) for i in (1, 40, 50, 60, 300)}
     save(run, 1, arrays, {}, 0)
     files = sorted(Path(run.url, checkpoint_name(1)).glob("*.safetensors"))
