@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +103,14 @@ def measure(training: Training, begin: Save, folder: Path) -> Figures:
 def sides(training: Training) -> dict[str, Save]:
     """Convoy and its peers."""
 
+    @cache  # of a training too, which has one writer; Orbax's asynchronous one is made once below
+    def writer_in(folder: Path) -> CheckpointWriter:
+        return CheckpointWriter(RunDir(str(folder), "run"), attempt=0)
+
     def convoy(folder: Path) -> Callable[[], object]:
-        writer = CheckpointWriter(RunDir(str(folder), "run"), attempt=0)
+        writer = writer_in(folder)
         writer.submit(training.steps, training.state.snapshot(), {})
-        return writer.close
+        return writer.wait
 
     def tf_checkpoint(folder: Path) -> Callable[[], object]:
         tf.train.Checkpoint(model=training.model, optimizer=training.optimizer).write(str(folder / "checkpoint"))
