@@ -1,7 +1,14 @@
-"""The C library's allocator, told to keep what is freed: the next step, or the next image, wants the same memory."""
+"""Memory: the C library's allocator, told to keep what is freed, and arrays that TensorFlow takes over.
+
+The next step, or the next image, wants the same memory.
+"""
 
 import ctypes
 import logging
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 log = logging.getLogger(__name__)
 
@@ -11,6 +18,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _LARGEST_KEPT_BYTES = 32 << 20
 _PAD_BYTES = 64 << 20
 _KEPT_BYTES = 1 << 30
+_ALIGNMENT = 64
 
 
 def keep_freed_memory() -> None:
@@ -30,3 +38,11 @@ def keep_freed_memory() -> None:
     ):
         if not mallopt(option, value):
             log.info("mallopt(%d, %d) was refused", option, value)
+
+
+def aligned(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """An empty array that TensorFlow takes over, instead of copying it: it begins where a tensor may begin."""
+    num_bytes = np.dtype(dtype).itemsize * int(np.prod(shape))
+    block = np.empty(num_bytes + _ALIGNMENT, np.uint8)
+    start = -block.ctypes.data % _ALIGNMENT
+    return block[start : start + num_bytes].view(dtype).reshape(shape)

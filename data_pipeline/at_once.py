@@ -8,13 +8,14 @@ it is in the processor's cache. The pixels are the same, bit for bit.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import tensorflow as tf
 
 from conf.schema import AugmentSpec, Encoding
 from data_pipeline.augment import changes_pixels
 from data_pipeline.augment.columns import FLIP
-from data_pipeline.images import SHRINKS_WELL, Stored, decode, decode_crop, image_of, resize
+from data_pipeline.images import SHRINKS_WELL, Stored, StoredPixels, decode, decode_crop, image_of, resize
 from data_pipeline.manifest import ImageSizes
 
 _JPEG = b"\xff\xd8\xff"
@@ -39,59 +40,64 @@ class BatchImages:
     channels: int
     side: int
 
-    def __call__(self, stored: Stored, windows: tf.Tensor | None, draws: tf.Tensor | None) -> tf.Tensor:
+    def __call__(self, stored: Stored | StoredPixels, windows: tf.Tensor | None, draws: tf.Tensor | None) -> tf.Tensor:
         """The images, of `windows` [n, 4] or whole, and mirrored as `draws` say, if they are given."""
-        parts = {"encoded": stored.encoded}
+        if isinstance(stored, StoredPixels):
+            return self._of_pixels(stored, windows, draws)
+        parts = self._asked(stored, windows, draws) | {"encoded": stored.encoded}
         if windows is not None:
             parts["window"] = windows
+        if self.encoding is Encoding.pixels:
+            parts |= {"height": stored.height, "width": stored.width, "has_pixels": stored.has_pixels}
+            return self._each(parts, self._any)
+        if windows is None:
+            return self._each(parts, self._of_file)
+        are_jpegs = tf.reduce_all(tf.strings.substr(stored.encoded, 0, len(_JPEG)) == _JPEG)
+        return tf.cond(are_jpegs, partial(self._each, parts, self._of_jpeg), partial(self._each, parts, self._any))
+
+    def _of_pixels(self, stored: StoredPixels, windows: tf.Tensor | None, draws: tf.Tensor | None) -> tf.Tensor:
+        """Those of pixels that are in one array."""
+        parts, row, zeros = self._asked(stored, windows, draws), stored.width * self.channels, 0 * stored.width
+        begin, height = stored.begin, stored.height
+        if windows is not None:
+            y, x, height, width = tf.unstack(tf.cast(windows, tf.int64), axis=1)
+            begin += y * row
+            parts["left"] = tf.stack([zeros, x, zeros], 1)
+            parts["extent"] = tf.stack([height, width, zeros + self.channels], 1)
+        parts["begin"], parts["num_bytes"] = begin[:, None], (height * row)[:, None]
+        parts["shape"] = tf.stack([height, stored.width, zeros + self.channels], 1)
+        return self._each(parts, self._of_rows, stored.data)
+
+    def _asked(self, stored: Stored | StoredPixels, windows: tf.Tensor | None, draws: tf.Tensor | None) -> Parts:
+        """What is to be done to each image once it is there."""
+        parts = {}
         if draws is not None:
             parts["mirrored"] = draws[:, FLIP] < 0.5
         if self._may_alias:
             extent = tf.stack([stored.height, stored.width], 1) if windows is None else windows[:, 2:]
             parts["aliases"] = tf.cast(tf.reduce_max(extent, 1), tf.float32) > SHRINKS_WELL * self.side
-        if self.encoding is Encoding.pixels:
-            parts |= {"height": stored.height, "width": stored.width, "has_pixels": stored.has_pixels}
-        return self._mapped(parts, stored, windows)
+        return parts
 
     @property
     def _may_alias(self) -> bool:
         return self.sizes.largest_side > SHRINKS_WELL * self.side
 
-    @property
-    def _has_these_channels(self) -> bool:
-        return self.sizes.min_channels == self.sizes.max_channels == self.channels
-
-    def _mapped(self, parts: Parts, stored: Stored, windows: tf.Tensor | None) -> tf.Tensor:
-        """Each image by the short way if all of them can go it, else by the one that asks each image what it is."""
-
-        def long_way() -> tf.Tensor:
-            return self._each(parts, self._any)
-
-        if self.encoding is Encoding.pixels:
-            if not self._has_these_channels:
-                return long_way()
-            short_parts = _of_pixels(parts, stored, windows, self.channels)
-            return tf.cond(tf.reduce_all(stored.has_pixels), lambda: self._each(short_parts, self._of_pixels), long_way)
-        if windows is None:
-            return self._each(parts, self._of_file)
-        are_jpegs = tf.reduce_all(tf.strings.substr(stored.encoded, 0, len(_JPEG)) == _JPEG)
-        return tf.cond(are_jpegs, lambda: self._each(parts, self._of_jpeg), long_way)
-
-    def _each(self, parts: Parts, make: Callable[[Parts], tf.Tensor]) -> tf.Tensor:
-        """`make` of each image's parts, and what is done to every one afterwards."""
+    def _each(self, parts: Parts, make: Callable[..., tf.Tensor], *common: tf.Tensor) -> tf.Tensor:
+        """`make` of each image's parts and what is `common` to all, and what is done to every one afterwards."""
         names = list(parts)
 
         def one(*own: tf.Tensor) -> tf.Tensor:
-            example = dict(zip(names, own, strict=True))
-            image = self._resized(make(example), example.get("aliases"))
+            example = dict(zip(names, own, strict=False))
+            image = self._resized(make(example, *own[len(names) :]), example.get("aliases"))
             if "mirrored" in example:
                 image = _if(example["mirrored"], image, lambda pixels: tf.reverse(pixels, [1]))
             return image
 
         specs = [tf.TensorSpec(part.shape[1:], part.dtype) for part in parts.values()]
+        specs += [tf.TensorSpec(part.shape, part.dtype) for part in common]
         (images,) = tf.raw_ops.MapDefun(
             arguments=list(parts.values()),
-            captured_inputs=[],
+            captured_inputs=list(common),
             output_types=[tf.float32],
             output_shapes=[[self.side, self.side, self.channels]],
             f=tf.function(one, autograph=False).get_concrete_function(*specs),
@@ -120,21 +126,10 @@ class BatchImages:
         encoded, window = example["encoded"], example["window"]
         return tf.io.decode_and_crop_jpeg(encoded, window, self.channels, dct_method="INTEGER_ACCURATE")
 
-    def _of_pixels(self, example: Parts) -> tf.Tensor:
-        image = tf.reshape(tf.io.decode_raw(example["encoded"], tf.uint8), example["shape"])
-        return tf.slice(image, example["begin"], example["extent"]) if "begin" in example else image
-
-
-def _of_pixels(parts: Parts, stored: Stored, windows: tf.Tensor | None, channels: int) -> Parts:
-    """What cutting a window out of pixels takes, in the form in which the operations want it."""
-    zeros = tf.zeros_like(stored.height, tf.int32)
-    shapes = [tf.cast(stored.height, tf.int32), tf.cast(stored.width, tf.int32), zeros + channels]
-    needed = {name: part for name, part in parts.items() if name in ("encoded", "mirrored", "aliases")}
-    needed["shape"] = tf.stack(shapes, 1)
-    if windows is not None:
-        needed["begin"] = tf.stack([windows[:, 0], windows[:, 1], zeros], 1)
-        needed["extent"] = tf.stack([windows[:, 2], windows[:, 3], zeros + channels], 1)
-    return needed
+    def _of_rows(self, example: Parts, data: tf.Tensor) -> tf.Tensor:
+        """The window's rows, and of these its columns."""
+        image = tf.reshape(tf.slice(data, example["begin"], example["num_bytes"]), example["shape"])
+        return tf.slice(image, example["left"], example["extent"]) if "left" in example else image
 
 
 def _if(condition: tf.Tensor, value: tf.Tensor, change: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:

@@ -54,6 +54,17 @@ class Stored(NamedTuple):
     has_pixels: tf.Tensor  # bool: whether `encoded` is pixels
 
 
+class StoredPixels(NamedTuple):
+    """What is stored of some examples whose pixels are in one array, [height, width, channels] from `begin` on."""
+
+    data: tf.Tensor  # uint8 [bytes]
+    begin: tf.Tensor  # int64 [n], as for height and width
+    label: tf.Tensor  # int32
+    weight: tf.Tensor  # float32
+    height: tf.Tensor
+    width: tf.Tensor
+
+
 def parse(records: tf.Tensor) -> Stored:
     """Serialized Examples, of any shape, to what they hold: the same shape. Many at once cost much less than each."""
     features = {

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -34,11 +34,18 @@ from storage.store import Store, open_store
 
 DEFAULT_CACHE_BYTES = 16 << 30
 _REMEMBERED = 40  # reads
+_DAMAGED = "its checksum does not fit its bytes"
 _CRC = struct.Struct("<I")
 _log = logging.getLogger(__name__)
 
 #: Takes the place of a corrupt record that is skipped.
 PLACEHOLDER = encode(Record(png(np.zeros((1, 1), np.uint8)), "png", 1, 1, 0, ""))
+
+
+#: What reads one record: of a shard that is open, its number, the record's, and its offset and length.
+_Read = Callable[[OpenShard, int, int, list[int]], Any]
+#: Makes room for so many bytes: where they begin, and an array of them.
+Room = Callable[[int], tuple[int, NDArray[np.uint8]]]
 
 
 class Skipped(NamedTuple):
@@ -109,6 +116,11 @@ class RecordReader:
         """How many corrupt records were skipped so far."""
         return len(self._skipped)
 
+    @property
+    def mean_bytes(self) -> int:
+        """What an example takes up in its shard, on average."""
+        return sum(shard.num_bytes for shard in self.shards) // max(self.num_examples, 1)
+
     def recent(self) -> list[Places]:
         """What was read last, the oldest first: more than what is on its way to the model."""
         return list(self._recent)
@@ -124,16 +136,31 @@ class RecordReader:
         CorruptRecord names the first that is not as it was written, once more than `max_corrupt` are not; up to then
         PLACEHOLDER takes their place, each time they are read.
         """
+        return self._each(examples, self._read)
+
+    def read_into(self, examples: Places, room: Room) -> list[tuple[int, int]]:
+        """The same, read into the `room` that is made for each: where each begins, and its length.
+
+        Nothing can take the place of a corrupt one here: for readers with a `max_corrupt` of 0.
+        """
+
+        def read(shard: OpenShard, number: int, record: int, place: list[int]) -> tuple[int, int]:
+            return self._read_into(room, shard, number, record, place)
+
+        return self._each(examples, read)
+
+    def _each(self, examples: Places, read: _Read) -> list[Any]:
+        """What `read` makes of each of these examples, or PLACEHOLDER."""
         examples = np.asarray(examples)
         self._recent.append(examples)
         self.last_read = time.monotonic()
         numbers = np.searchsorted(self._starts, examples, side="right") - 1
-        found = [PLACEHOLDER] * len(examples)
+        found: list[Any] = [PLACEHOLDER] * len(examples)
         # Shard by shard, so that each is opened once, and held no longer than it is read.
         for number in np.unique(numbers):
             rows = np.flatnonzero(numbers == number)
             records = (examples[rows] - self._starts[number]).tolist()
-            for row, example in zip(rows, self._read_shard(int(number), records), strict=True):
+            for row, example in zip(rows, self._read_shard(int(number), records, read), strict=True):
                 found[row] = example
         return found
 
@@ -183,7 +210,7 @@ class RecordReader:
         if self._tell:
             self._tell(skipped)
 
-    def _read_shard(self, number: int, records: list[int]) -> list[bytes]:
+    def _read_shard(self, number: int, records: list[int], read: _Read) -> list[Any]:
         assert self._files is not None
         with contextlib.ExitStack() as stack:
             try:
@@ -193,28 +220,42 @@ class RecordReader:
                     self._skip(number, record, error)
                 return [PLACEHOLDER] * len(records)
             places = shard.places[records].tolist()
-            return [self._checked(shard, number, *each) for each in zip(records, places, strict=True)]
+            return [self._checked(shard, number, *each, read) for each in zip(records, places, strict=True)]
 
-    def _checked(self, shard: OpenShard, number: int, record: int, place: list[int]) -> bytes:
+    def _checked(self, shard: OpenShard, number: int, record: int, place: list[int], read: _Read) -> Any:
         assert self._files is not None
         if self._skipped and int(self._starts[number]) + record in self._skipped:
             return PLACEHOLDER
         try:
-            return self._read(shard, number, record, place)
+            return read(shard, number, record, place)
         except CorruptRecord as error:
             if self._files.damaged_copy(number):
-                return self._read_shard(number, [record])[0]
+                return self._read_shard(number, [record], read)[0]
             self._skip(number, record, error)
             return PLACEHOLDER
 
     def _read(self, shard: OpenShard, number: int, record: int, place: list[int]) -> bytes:
+        offset, length = self._place(number, record, place)
+        example, stored_crc = os.pread(shard.file, length, offset), os.pread(shard.file, CRC_BYTES, offset + length)
+        if len(example) < length or stored_crc != _CRC.pack(masked_crc(example)):
+            raise self._corrupt(number, record, offset, _DAMAGED)
+        return example
+
+    def _read_into(self, room: Room, shard: OpenShard, number: int, record: int, place: list[int]) -> tuple[int, int]:
+        offset, length = self._place(number, record, place)
+        begin, bytes_there = room(length + CRC_BYTES)
+        num_read = os.preadv(shard.file, [bytes_there.data], offset)
+        crc = _CRC.pack(masked_crc(bytes_there[:length]))
+        if num_read < length + CRC_BYTES or bytes_there[length:].tobytes() != crc:
+            raise self._corrupt(number, record, offset, _DAMAGED)
+        return begin, length
+
+    def _place(self, number: int, record: int, place: list[int]) -> list[int]:
+        """Where an example begins, and its length."""
         offset, length = place
         if offset + length + CRC_BYTES > self.shards[number].num_bytes:
             raise self._corrupt(number, record, offset, f"{length} bytes should be there, the shard ends before")
-        example, stored_crc = os.pread(shard.file, length, offset), os.pread(shard.file, CRC_BYTES, offset + length)
-        if len(example) < length or stored_crc != _CRC.pack(masked_crc(example)):
-            raise self._corrupt(number, record, offset, "its checksum does not fit its bytes")
-        return example
+        return place
 
     def _corrupt(self, number: int, record: int, offset: int, what: str) -> CorruptRecord:
         shard = self.shards[number].name

@@ -10,6 +10,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
 
 LENGTH_BYTES = 8
 CRC_BYTES = 4
@@ -51,7 +53,7 @@ class Record(NamedTuple):
     weight: float = 1.0
 
 
-def masked_crc(data: bytes) -> int:
+def masked_crc(data: bytes | NDArray[np.uint8]) -> int:
     """The crc32c of `data` as TFRecord stores it."""
     return _masked(google_crc32c.value(data))
 
@@ -116,6 +118,11 @@ def decode(example: bytes) -> Record:
         key=_as(bytes, features.get(KEY, b"")).decode(),
         weight=_as(float, features.get(WEIGHT, 1.0)),
     )
+
+
+def varint_value(data: bytes) -> int:
+    """The number, without a sign, that `data` begins with, as Protocol Buffers store it."""
+    return _read_varint(data, 0)[0]
 
 
 def _as(kind: type[_T], value: Any) -> _T:

@@ -9,11 +9,11 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from conf.schema import AugmentSpec
+from data_pipeline.allocator import aligned
 from data_pipeline.augment.columns import FLIP, PAD_X, PAD_Y
 from data_pipeline.order import Places
 
 Images = NDArray[np.generic]
-_ALIGNMENT = 64  # bytes: TensorFlow takes an array over, instead of copying it, where it begins like a tensor
 
 
 class ShiftedRows:
@@ -52,7 +52,7 @@ class ShiftedRows:
         if self._flip and not self._mirrored:
             pixels = found.view(self._pixel).reshape(-1, height, width)
             pixels[mirrored] = pixels[mirrored][:, :, ::-1]
-        images = _aligned((len(examples), height, width, channels))
+        images = aligned((len(examples), height, width, channels), np.float32)
         np.copyto(images, found.view(self._type).reshape(images.shape))
         return images
 
@@ -70,10 +70,3 @@ def _reflected(side: int, pad: int) -> Places:
     """Which row or column of an image each is of the image with a reflected border: [side + 2 pad]."""
     places = np.abs(np.arange(-pad, side + pad))
     return (side - 1) - np.abs((side - 1) - places)
-
-
-def _aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    num_bytes = 4 * int(np.prod(shape))
-    block = np.empty(num_bytes + _ALIGNMENT, np.uint8)
-    start = -block.ctypes.data % _ALIGNMENT
-    return block[start : start + num_bytes].view(np.float32).reshape(shape)

@@ -12,6 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipeline.damage import guarded, parsed, watch
+from data_pipeline.images import StoredPixels
+from data_pipeline.raw_records import read_raw
 from data_pipeline.reader import PLACEHOLDER, RecordReader
 
 Element = dict[str, Any]
@@ -58,9 +60,34 @@ def each_batch(
     size: int,
 ) -> tf.data.Dataset:
     """`finish(batch)` of each batch of `size` whole, as `each_example` has it; the reader must not skip anything."""
+    return _opened(batches, reader, prepare).map(do_not_convert(finish), _at_once(size))
+
+
+def each_raw_batch(
+    batches: tf.data.Dataset,
+    reader: RecordReader,
+    prepare: Callable[[Element], Element],
+    finish: Callable[[Element], Element],
+    size: int,
+    channels: int,
+) -> tf.data.Dataset:
+    """The same of a set that stores pixels of so many channels; "stored" is a `StoredPixels`."""
+
+    @do_not_convert
+    def opened(batch: Element) -> Element:
+        types = [tf.uint8, tf.int64, tf.int32, tf.float32, tf.int64, tf.int64]
+        call = partial(read_raw, reader, channels)
+        data, *columns = tf.numpy_function(call, [batch["example"]], types, stateful=False)
+        columns = [tf.ensure_shape(column, batch["example"].shape) for column in columns]
+        stored = StoredPixels(tf.ensure_shape(data, [None]), *columns)
+        return prepare(batch | {"stored": stored, "whole": tf.ones_like(stored.weight)})
+
+    return batches.map(opened, _READS_AT_ONCE).map(do_not_convert(finish), _at_once(size))
+
+
+def _at_once(size: int) -> int:
     # Each batch keeps as many cores busy as it has images; another is begun before the last of them is done.
-    at_once = 1 + -(-NUM_CORES // size)
-    return _opened(batches, reader, prepare).map(do_not_convert(finish), at_once)
+    return 1 + -(-NUM_CORES // size)
 
 
 def _opened(batches: tf.data.Dataset, reader: RecordReader, prepare: Callable[[Element], Element]) -> tf.data.Dataset:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from conf.augment_rules import mixes
-from conf.schema import AugmentSpec, DataSpec
+from conf.schema import AugmentSpec, DataSpec, Encoding
 from data_pipeline.at_once import BatchImages, can_be_at_once
 from data_pipeline.augment import augment_image
 from data_pipeline.augment.columns import is_active
@@ -14,7 +14,7 @@ from data_pipeline.augment.mix import mix_neighbours
 from data_pipeline.images import decode, decode_crop, image_of, resize
 from data_pipeline.manifest import ImageSizes
 from data_pipeline.reader import RecordReader
-from data_pipeline.stored import NUM_CORES, Element, do_not_convert, each_batch, each_example
+from data_pipeline.stored import NUM_CORES, Element, do_not_convert, each_batch, each_example, each_raw_batch
 
 
 def streamed(
@@ -45,7 +45,10 @@ def streamed(
         kept = {name: batch[name] for name in ("mask", "batch_examples")}
         return {"image": image, "label": stored.label, "weight": stored.weight} | kept
 
-    return each_batch(batches, reader, prepare, finish, batches.element_spec["example"].shape[0])
+    size, channels = batches.element_spec["example"].shape[0], data.channels
+    if reader.encoding is Encoding.pixels and sizes.min_channels == sizes.max_channels == channels:
+        return each_raw_batch(batches, reader, prepare, finish, size, channels)
+    return each_batch(batches, reader, prepare, finish, size)
 
 
 def _one_by_one(

@@ -11,7 +11,8 @@ import numpy as np
 from data_pipeline.manifest import Manifest, load_manifest
 from data_pipeline.records import HEADER_BYTES, Record, decode, encode, frame
 
-Changes = dict[int, Callable[[Record], Record]]
+#: What becomes of a record: another, or an Example as somebody else serializes it.
+Changes = dict[int, Callable[[Record], Record | bytes]]
 
 
 def rewritten(manifest: Manifest, split: str, changes: Changes) -> Manifest:
@@ -22,7 +23,8 @@ def rewritten(manifest: Manifest, split: str, changes: Changes) -> Manifest:
     data, index = bytearray(), bytearray()
     for number, (offset, length) in enumerate(places):
         record = decode(stored[offset : offset + length])
-        example = encode(changes[number](record)) if number in changes else stored[offset : offset + length]
+        changed = changes[number](record) if number in changes else stored[offset : offset + length]
+        example = changed if isinstance(changed, bytes) else encode(changed)
         index += struct.pack("<QQ", len(data) + HEADER_BYTES, len(example))
         data += frame(example)
     path.write_bytes(data)

@@ -9,9 +9,9 @@ from PIL import Image
 
 from conf.schema import AugmentSpec, Encoding
 from data_pipeline.at_once import BatchImages, can_be_at_once
-from data_pipeline.images import parse
+from data_pipeline.images import StoredPixels, parse
 from data_pipeline.manifest import ImageSizes
-from data_pipeline.records import Record, encode
+from data_pipeline.records import Record, decode, encode
 
 SIDE = 48
 #: y, x, height, width: larger and smaller than what becomes of it, far from square, the last so large that it aliases.
@@ -32,14 +32,28 @@ def bilinear(pixels: np.ndarray) -> np.ndarray:
 
 def stored_as(kind: str, pixels: np.ndarray) -> tuple[bytes, np.ndarray]:
     """The bytes, and what another decoder makes of them."""
-    if kind == "pixels":
+    if kind in ("pixels", "together"):
         return pixels.tobytes(), pixels
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, kind, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))
     return out.getvalue(), np.asarray(Image.open(out))
 
 
-@pytest.mark.parametrize("kinds", [["JPEG"], ["JPEG", "PNG"], ["pixels"]], ids=["jpeg", "mixed", "pixels"])
+def together(records: list[bytes]) -> StoredPixels:
+    """The pixels of all in one array, with something between them."""
+    found = [decode(record) for record in records]
+    data = b"".join(record.encoded + b"between" for record in found)
+    begins = np.cumsum([0, *(len(record.encoded) + len(b"between") for record in found)])[:-1]
+    sizes = [[getattr(record, name) for record in found] for name in ("height", "width")]
+    columns = (tf.constant(np.array(column, np.int64)) for column in (begins, *sizes))
+    begin, height, width = columns
+    ones = tf.ones_like(begin)
+    return StoredPixels(tf.io.decode_raw(data, tf.uint8), begin, tf.cast(ones, tf.int32), ones, height, width)
+
+
+@pytest.mark.parametrize(
+    "kinds", [["JPEG"], ["JPEG", "PNG"], ["pixels"], ["together"]], ids=["jpeg", "mixed", "pixels", "together"]
+)
 @pytest.mark.parametrize("cut", [True, False], ids=["windows", "whole"])
 def test_every_image_of_a_batch_is_as_other_libraries_have_it(
     photographs: list[np.ndarray], kinds: list[str], cut: bool
@@ -49,21 +63,24 @@ def test_every_image_of_a_batch_is_as_other_libraries_have_it(
         photograph = photographs[number % 2][40 * number :, 10 * number :][: 140 + number, :180]
         photograph = photograph if cut else photograph[:120, :130]
         data, pixels = stored_as(kinds[number % len(kinds)], np.ascontiguousarray(photograph))
-        records.append(encode(Record(data, "raw" if kinds == ["pixels"] else "jpeg", *pixels.shape[:2], 0, "")))
+        records.append(
+            encode(Record(data, "raw" if kinds[0] in ("pixels", "together") else "jpeg", *pixels.shape[:2], 0, ""))
+        )
         y, x, height, width = window if cut else (0, 0, *pixels.shape[:2])
         part = pixels[y : y + height, x : x + width]
         image = bilinear(part.astype(float))
         if max(height, width) > 3 * SIDE:
             image = np.asarray(Image.fromarray(part).resize((SIDE, SIDE), Image.Resampling.BILINEAR), float)
         expected.append(image[:, ::-1] if mirrored else image)
-    encoding = Encoding.pixels if kinds == ["pixels"] else Encoding.files
+    encoding = Encoding.pixels if kinds[0] in ("pixels", "together") else Encoding.files
     largest = 180 if cut else 130
     make = BatchImages(encoding, ImageSizes(1, largest, 1, largest, 3, 3), 3, SIDE)
     draws = tf.constant(np.where(MIRRORED, 0.2, 0.7)[:, None].astype(np.float32))
 
     @tf.function(autograph=False)
     def images() -> tf.Tensor:
-        return make(parse(tf.constant(records)), tf.constant(WINDOWS) if cut else None, draws)
+        stored = together(records) if kinds == ["together"] else parse(tf.constant(records))
+        return make(stored, tf.constant(WINDOWS) if cut else None, draws)
 
     found = images().numpy()
     assert found.dtype == np.float32
