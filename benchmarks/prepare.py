@@ -1,12 +1,16 @@
 """A folder of photographs into shards: Convoy's preparing against the writers of others.
 
-    python -m benchmarks.prepare [--rounds 5] [--images 4000] [--json FILE]
+    python -m benchmarks.prepare [--rounds 5] [--images 8000] [--folder FOLDER] [--memory FOLDER] [--json FILE]
 
 JPEGs of 500x375 (cut from scikit-learn's two sample photographs, quality 96) into four shards, checksums on. Convoy
 does all of `job=prepare` meanwhile: it lists and splits, looks into every JPEG, looks for duplicates, syncs every file
-to the disk, writes index, labels, keys, manifest and report. The others write what they are given and sync nothing.
-Every side is a process of its own on one core (`convoy_two`: two on two cores); `images_per_cpu_s` depends least on who
-else uses the machine.
+to the disk, writes index, labels, keys, manifest and report. The others write what they are given and sync nothing, but
+for `TFRecordWriter, synced` and `copy`. Every side is a process of its own on one core (`..._two`: two on two cores);
+`images_per_cpu_s` depends least on who else uses the machine.
+
+By the clock two processes can be no faster than the disk. `copy` writes and syncs the same bytes and does nothing else:
+`copy_two` against `copy` is what two processes can gain on this disk, and `convoy_two` against `copy_two` how near to
+it they come. Sides `..., in memory` write into --memory (by default /dev/shm), where no disk limits anybody.
 """
 
 import argparse
@@ -19,7 +23,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from benchmarks.peers.writers import SHARDS, SIDES
+from benchmarks.peers.writers import SHARDS, WRITERS
 from benchmarks.photographs import write_jpegs
 from benchmarks.report import REPOSITORY, Figures, Goal, compile_bytecode, interleave, save, show
 
@@ -27,17 +31,29 @@ GOALS = [
     Goal("convoy", "TFRecordWriter", "images_per_cpu_s", 1.2),
     *(Goal("convoy", peer, "images_per_cpu_s", 1.0) for peer in ("tensorflow-datasets", "WebDataset", "ArrayRecord")),
     Goal("convoy_two", "convoy", "images_per_s", 1.8),
+    Goal("convoy_two, in memory", "convoy, in memory", "images_per_s", 1.8),
 ]
+#: What they are to be seen beside.
+LIMITS = [
+    Goal("convoy", "TFRecordWriter, synced", "images_per_cpu_s", None),
+    Goal("copy_two", "copy", "images_per_s", None),
+    Goal("copy_two", "convoy", "images_per_s", None),
+    Goal("convoy_two", "copy_two", "images_per_s", None),
+    Goal("copy_two, in memory", "copy, in memory", "images_per_s", None),
+]
+_IN_MEMORY = ", in memory"
 
 
-def measure(side: str, folder: Path) -> Figures:
+def measure(side: str, folder: Path, out: Path) -> Figures:
     """One side in a process of its own, into a folder that is empty."""
-    out = folder / "out"
     shutil.rmtree(out, ignore_errors=True)
     os.sync()  # what the side before left to be written is none of this one's business
-    command = [sys.executable, "-m", "benchmarks.peers.writers", side, str(folder), str(out)]
+    command = [sys.executable, "-m", "benchmarks.peers.writers", side.removesuffix(_IN_MEMORY), str(folder), str(out)]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, check=False, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, check=False, capture_output=True, text=True)
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["it said nothing"])[-1])
     figures: Figures = json.loads(done.stdout.splitlines()[-1])
@@ -48,16 +64,21 @@ def main() -> None:
     """Write the photographs, measure every side in turn, print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--images", type=int, default=8000)
+    parser.add_argument("--folder", type=Path, help="where photographs and shards lie for the time")
+    parser.add_argument("--memory", type=Path, default=Path("/dev/shm"), help="a folder of a file system in memory")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     compile_bytecode()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=asked.folder) as name, tempfile.TemporaryDirectory(dir=asked.memory) as memory:
         folder = Path(name)
         write_jpegs(folder / "few", 2 * SHARDS)
         write_jpegs(folder / "photographs", asked.images)
-        results = interleave({side: partial(measure, side, folder) for side in SIDES}, asked.rounds)
-    show(f"{asked.images} photographs into four shards", results, GOALS)
+        sides = {side: partial(measure, side, folder, folder / "out") for side in WRITERS}
+        for side in ("convoy", "convoy_two", "copy", "copy_two"):
+            sides[f"{side}{_IN_MEMORY}"] = partial(measure, f"{side}{_IN_MEMORY}", folder, Path(memory) / "out")
+        results = interleave(sides, asked.rounds)
+    show(f"{asked.images} photographs into four shards", results, [*GOALS, *LIMITS])
     save(asked.json, results)
 
 

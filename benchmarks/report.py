@@ -16,12 +16,12 @@ Figures = dict[str, float]
 
 
 class Goal(NamedTuple):
-    """A ratio between two sides of one benchmark, and what it should be."""
+    """A ratio between two sides of one benchmark, and what it should be; None where it is only to be known."""
 
     ours: str
     theirs: str
     figure: str
-    bound: float
+    bound: float | None
     at_most: bool = False
 
     def line(self, results: Mapping[str, list[Figures]]) -> str:
@@ -31,6 +31,8 @@ class Goal(NamedTuple):
             return f"{label}: not measured"
         pairs = zip(results[self.ours], results[self.theirs], strict=False)
         ratio = statistics.median(ours[self.figure] / theirs[self.figure] for ours, theirs in pairs)
+        if self.bound is None:
+            return f"{label}: {ratio:.2f}"
         reached = ratio <= self.bound if self.at_most else ratio >= self.bound
         law = f"at {'most' if self.at_most else 'least'} {self.bound:g}"
         return f"{label}: {ratio:.2f} ({law}: {'reached' if reached else 'MISSED'})"

@@ -6,19 +6,16 @@ import zlib
 from collections.abc import Iterable
 from functools import reduce
 from importlib.metadata import version
-from pathlib import Path
 
-import numpy as np
-
-from conf.data_url import local_source
 from conf.errors import BadSpec
 from conf.schema import JobSpec
 from data_pipeline.manifest import FEATURES, ImageSizes, Manifest, Split, load_manifest
 from data_pipeline.report import report, to_json
 from data_pipeline.shards import ShardNote, ShardPlan, file_names, finished_note, note_name
+from data_pipeline.source_list import SourceList
 from data_pipeline.sources import Source
 from storage.data_dir import MANIFEST, REPORT, is_prepared
-from storage.source_files import SOURCE_FILES, FileState, FileStates, file_state, to_lines
+from storage.source_files import SOURCE_FILES
 from storage.store import Store
 
 _PACKAGES = ("numpy", "pillow", "google-crc32c")
@@ -26,11 +23,11 @@ _log = logging.getLogger(__name__)
 
 
 def finish(
-    store: Store, plans: list[ShardPlan], source: Source, files: FileStates, job: JobSpec, digest: str
+    store: Store, plans: list[ShardPlan], source: Source, files: SourceList | None, job: JobSpec, digest: str
 ) -> Manifest | None:
     """Write the manifest if every shard is finished, and remove what was only needed until then.
 
-    `files` are the images below the source, as they were found. None when other parts are not done yet. When another
+    `files` are those that the source consists of, if it does. None when other parts are not done yet. When another
     preparation has finished first, what that one wrote.
     """
     found = [finished_note(store, plan) for plan in plans]
@@ -38,11 +35,10 @@ def finish(
     if len(notes) < len(plans):
         return load_manifest(store.url) if is_prepared(store.url) else None
     manifest = _manifest(store.url, notes, source.classes, job, digest)
-    path = local_source(job.data)
     with store.together() as group:
         group.put(REPORT, to_json(report(store, manifest, notes)))
-        if path is not None:
-            group.put(SOURCE_FILES, to_lines(_source_files(path, files, source, plans, notes)))
+        if files is not None:
+            group.put(SOURCE_FILES, files.lines(notes))
     if not store.put_if_absent(MANIFEST, manifest.to_json()):
         _log.info("another preparation of %s finished first", store.url)
         return load_manifest(store.url)
@@ -89,35 +85,6 @@ def _both(one: ImageSizes, other: ImageSizes) -> ImageSizes:
         min(one.min_channels, other.min_channels),
         max(one.max_channels, other.max_channels),
     )
-
-
-def _source_files(
-    path: Path, found: FileStates, source: Source, plans: list[ShardPlan], notes: list[ShardNote]
-) -> FileStates:
-    """Every file below the source, and the others it was made of, with marks of those that were read."""
-    root = path if path.is_dir() else path.parent
-    states, above = dict(found), f"{root}/"
-    marks: dict[str, int] = {}
-    for plan, note in zip(plans, notes, strict=True):
-        files = [each.image for each in plan.examples if each.key not in note.skipped]
-        read = np.frombuffer(bytes.fromhex(note.file_marks), ">u4").tolist()
-        marks |= {
-            _below(above, str(file)): mark
-            for file, mark in zip(files, read, strict=False)
-            if isinstance(file, (str, Path))
-        }
-    for name in {*marks, *(_below(above, str(file)) for file in source.files)} - states.keys():
-        state = file_state(root / name)
-        if state is not None:
-            states[name] = state
-    for name in marks.keys() & states.keys():
-        states[name] = FileState(*states[name][:2], marks[name])
-    return states
-
-
-def _below(above: str, file: str) -> str:
-    """The name below the source; of a file that lies elsewhere its whole path, which `root / name` leaves as it is."""
-    return file[len(above) :] if file.startswith(above) else file
 
 
 def _clean(store: Store, plans: Iterable[ShardPlan]) -> None:

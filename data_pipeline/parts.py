@@ -11,6 +11,7 @@ import os
 import selectors
 import signal
 import struct
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -20,6 +21,7 @@ from data_pipeline.progress import Progress
 Work = Callable[[int, Callable[[int], None]], None]
 
 _NUMBER = struct.Struct("<I")
+_TOLD_EVERY_S = 0.05  # whoever listens needs the same cores
 _PIPE_BYTES = 1 << 20  # as much as Linux lets anybody have
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -39,10 +41,12 @@ def share(
     work: Work,
     progress: Progress,
     explain: Callable[[Exception], dict[str, Any]],
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> None:
     """Do `work` for each of `numbers` in so many processes. PartFailed with the first failure.
 
-    `explain` turns what a process raised into the message that ends the preparation.
+    `explain` turns what a process raised into the message that ends the preparation. `meanwhile` is something short
+    that this process does beside them.
     """
     queue, count = _filled_queue(len(numbers))
     parts: dict[int, int] = {}  # where it tells -> its process
@@ -54,6 +58,7 @@ def share(
                 _part([numbers[at::count] for at in range(count)], queue, tells, work, explain)
             os.close(tells)
             parts[told] = pid
+        meanwhile()
         _listen(dict(parts), progress)
     finally:
         os.close(queue)
@@ -87,18 +92,43 @@ def _part(
     try:
         _die_with_parent()
 
-        def tell(message: dict[str, Any]) -> None:
-            os.write(tells, (json.dumps(message) + "\n").encode())
-
+        told = _Told(tells)
         try:
             while taken := os.read(queue, _NUMBER.size):
                 for number in tasks[_NUMBER.unpack(taken)[0]]:
-                    work(number, lambda count: tell({"done": count}))
+                    work(number, told.advance)
+            told.now()
             code = 0
         except Exception as error:
-            tell(explain(error))
+            told.now()
+            told.tell(explain(error))
     finally:
         os._exit(code)
+
+
+class _Told:
+    """What one of the processes tells, and how many examples it has done since it last did."""
+
+    def __init__(self, tells: int):
+        self._tells = tells
+        self._done = 0
+        self._last = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        """So many more; told now and then."""
+        self._done += count
+        if time.monotonic() - self._last >= _TOLD_EVERY_S:
+            self.now()
+
+    def now(self) -> None:
+        """What has not been told yet."""
+        if self._done:
+            self.tell({"done": self._done})
+        self._done, self._last = 0, time.monotonic()
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """A line of JSON."""
+        os.write(self._tells, (json.dumps(message) + "\n").encode())
 
 
 def _die_with_parent() -> None:

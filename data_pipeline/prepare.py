@@ -29,6 +29,7 @@ from data_pipeline.progress import Progress, send
 from data_pipeline.report import in_words
 from data_pipeline.shard_writer import BadImages, write_shard
 from data_pipeline.shards import ShardPlan, finished_note, plan_shards
+from data_pipeline.source_list import SourceList
 from data_pipeline.sources import Source, open_source
 from data_pipeline.splits import split_examples
 from storage.data_dir import REPORT, is_prepared
@@ -60,11 +61,12 @@ def prepare(job: JobSpec, part: int = 0, parts: int = 1, count: int = 1, process
     store = open_store(url)
     store.sweep()  # what a killed preparation was writing, before the disk is asked for more
     own = [plan for number, plan in enumerate(plans) if part <= number % parts < part + count]
+    listed = SourceList(path, files, source, plans) if path else None
     # What is listed is no garbage: not to be looked through, and not to be copied by processes that would do that.
     gc.freeze()
     try:
-        _write(store, own, job.data, len(source.classes), processes)
-        return finish(store, plans, source, files, job, digest)
+        _write(store, own, job.data, len(source.classes), processes, listed)
+        return finish(store, plans, source, listed, job, digest)
     finally:
         gc.unfreeze()
 
@@ -101,7 +103,14 @@ def _check(source: Source, data: DataSpec) -> None:
                 raise BadSpec.of("data.path", data.path, law, "add some to train, or remove the class")
 
 
-def _write(store: Store, plans: list[ShardPlan], data: DataSpec, num_classes: int, processes: int) -> None:
+def _write(
+    store: Store,
+    plans: list[ShardPlan],
+    data: DataSpec,
+    num_classes: int,
+    processes: int,
+    listed: SourceList | None,
+) -> None:
     progress = Progress(sum(len(plan.examples) for plan in plans))
     todo = []
     for plan in plans:
@@ -117,7 +126,7 @@ def _write(store: Store, plans: list[ShardPlan], data: DataSpec, num_classes: in
         def work(number: int, advance: Callable[[int], None]) -> None:
             _write_shards(open_store(url), [todo[number]], data, num_classes, threads, advance)
 
-        share(range(len(todo)), processes, work, progress, explain)
+        share(range(len(todo)), processes, work, progress, explain, listed.make_ready if listed else lambda: None)
     else:
         _write_shards(store, todo, data, num_classes, cores, progress.advance)
 

@@ -81,12 +81,18 @@ def content_mark(data: bytes) -> int:
 
 def to_lines(files: Mapping[str, FileState]) -> bytes:
     """What SOURCE_FILES holds."""
+    return finished_lines(line_starts(files), [files[name].mark for name in sorted(files)])
+
+
+def line_starts(files: Mapping[str, FileState]) -> list[str]:
+    """Each of its lines up to the mark, in the order of names."""
     quoted = json.JSONEncoder().encode  # a line at once would take four times as long
-    lines = [
-        f"[{quoted(name)}, {num_bytes}, {mtime_ns}, {'null' if mark is None else mark}]\n"
-        for name, (num_bytes, mtime_ns, mark) in sorted(files.items())
-    ]
-    return "".join(lines).encode()
+    return [f"[{quoted(name)}, {num_bytes}, {mtime_ns}, " for name, (num_bytes, mtime_ns, _) in sorted(files.items())]
+
+
+def finished_lines(starts: Iterable[str], marks: Iterable[int | None]) -> bytes:
+    """All of it, from the beginning and the mark of each line."""
+    return "".join([f"{start}{'null' if mark is None else mark}]\n" for start, mark in zip(starts, marks)]).encode()
 
 
 def changes(url: str, source: Path) -> str | None:
