@@ -19,7 +19,7 @@ from tests.storage.fault_proxy import FaultProxy
 
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 STRIKES = int(os.environ.get("CHAOS_STRIKES", "20"))
-STEPS = 1800
+STEPS = 3000
 #: How often each fault comes, in proportion.
 KINDS = {
     "kill 0": 4,
