@@ -94,8 +94,7 @@ class CheckpointImage:
         self._specs = specs
 
     def _copy(self, sources: Mapping[str, np.ndarray]) -> None:
-        pieces = self._pieces(sources)  # each thread takes the next one, so that none waits long for another
-        queue = iter(list(pieces))
+        queue = iter(list(self._pieces(sources)))  # each thread takes the next one, so that none waits long for another
 
         def work() -> None:
             for target, source in queue:
@@ -108,6 +107,9 @@ class CheckpointImage:
 
     def _pieces(self, sources: Mapping[str, np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for name, array in sources.items():
+            if array.nbytes <= _PIECE_BYTES:
+                yield self.arrays[name], array
+                continue
             target, source = (each.reshape(-1).view(np.uint8) for each in (self.arrays[name], array))
             for start in range(0, len(source), _PIECE_BYTES):
                 yield target[start : start + _PIECE_BYTES], source[start : start + _PIECE_BYTES]
