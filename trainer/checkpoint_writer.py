@@ -12,7 +12,7 @@ import numpy as np
 from storage.run_dir import RunDir
 from trainer.checkpoint_image import CheckpointImage
 from trainer.checkpoint_manifest import Manifest
-from trainer.checkpoints import prune, save_files
+from trainer.checkpoints import prune, remember, save_files
 from trainer.retention import Retention, needed_by
 
 
@@ -69,6 +69,11 @@ class CheckpointWriter:
         self._image.hold(snapshot)
         self._pending = self._pool.submit(self._save, step, deepcopy(state), dict(metrics or {}), first)
 
+    def remember(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Note in the background what the evaluation of a step that is saved already has given since."""
+        self.wait()
+        self._pending = self._pool.submit(self._remember, step, dict(metrics))
+
     def wait(self) -> None:
         """Wait until what was submitted is saved."""
         pending, self._pending = self._pending, None
@@ -82,6 +87,10 @@ class CheckpointWriter:
         finally:
             self._pool.shutdown()
             self._image.close()
+
+    def _remember(self, step: int, metrics: Mapping[str, float]) -> None:
+        remember(self._run_dir, step, metrics)
+        self._seen.pop(step, None)
 
     def _save(
         self,

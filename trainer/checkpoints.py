@@ -10,7 +10,7 @@ import logging
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,17 @@ def save_files(
         entries = tuple(pool.map(put, (f"{index:04d}.safetensors" for index in range(len(files))), files))
     manifest = Manifest(step, attempt, nonce, state_entry, entries, dict(metrics or {}))
     _publish(run_dir, manifest)
+
+
+def remember(run_dir: RunDir, step: int, metrics: Mapping[str, float]) -> None:
+    """Note in the manifest of a step what its own evaluation gave, which a stop had left to do.
+
+    The checkpoint is whole before, in between and afterwards: the manifest is replaced, and names the same files.
+    """
+    with contextlib.suppress(Broken):  # gone by now: then there is a newer one
+        manifest = checked_manifest(run_dir, step)
+        if manifest.metrics != metrics:
+            run_dir.store.put(manifest_name(step), replace(manifest, metrics=dict(metrics)).dumped())
 
 
 def load(run_dir: RunDir, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -208,6 +208,8 @@ def _run(
     if progress.evaluation_is_due:
         for late in (action.act for action in due if isinstance(action.act, actions.Evaluation | actions.Judging)):
             late(progress)
+        if writer and not progress.evaluation_is_due:
+            writer.remember(progress.step, progress.last_metrics)
     if not progress.is_over:
         run_loop(
             profile.around(run_steps, progress) if profile else run_steps,

@@ -19,7 +19,7 @@ from trainer import checkpoint_tensors
 from trainer.checkpoint_manifest import manifest_name
 from trainer.checkpoint_tensors import decoded, encoded
 from trainer.checkpoint_writer import CheckpointWriter, NotFinite
-from trainer.checkpoints import Broken, list_checkpoints, load, newest_whole, prune, save
+from trainer.checkpoints import Broken, list_checkpoints, load, newest_whole, prune, remember, save
 from trainer.retention import Retention
 
 DTYPES = ["float64", "float32", "float16", ml_dtypes.bfloat16, "int64", "int32", "int16", "int8"]
@@ -185,6 +185,21 @@ def test_without_a_manifest_there_is_no_checkpoint(run: RunDir) -> None:
         load(run, 2)
 
 
+def test_what_no_manifest_names_is_not_read(run: RunDir) -> None:
+    """Files of another save beside a whole one's, with tensors of the same names, later in every order."""
+    save(run, 1, tensors_of(1), {"who": "named"}, 1)
+    whole = {path.name for path in Path(run.url, checkpoint_name(1)).iterdir()}
+    other = RunDir(run.url, "other")
+    save(other, 1, tensors_of(2), {"who": "nobody"}, 9)
+    for path in Path(other.url, checkpoint_name(1)).glob("attempt_*"):
+        path.rename(Path(run.url, checkpoint_name(1), path.name))
+    loaded = newest_whole(run)
+    assert loaded is not None
+    assert (loaded.state, loaded.broken) == ({"who": "named"}, [])
+    assert np.array_equal(loaded.tensors["model/kernel"], tensors_of(1)["model/kernel"])
+    assert len(whole) == 3 and len(list(Path(run.url, checkpoint_name(1)).iterdir())) == 5
+
+
 def test_what_is_pruned_while_it_is_restored_gives_way_to_the_newer_one(
     run: RunDir, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -279,6 +294,20 @@ def test_one_whose_files_were_cleared_does_not_win(run: RunDir, monkeypatch: pyt
     save(run, 1, tensors_of(1), {"who": "thought dead"}, 3)
     assert load(run, 1)[1] == {"who": "next attempt"}
     assert len(list(Path(run.url, checkpoint_name(1)).iterdir())) == 3
+
+
+def test_metrics_that_come_later_change_nothing_else(run: RunDir) -> None:
+    """A stop left the evaluation of this step to who goes on; one that is pruned meanwhile stays gone."""
+    save(run, 1, tensors_of(1), {"step": 1}, 0, {"validation_loss": 2.0})
+    before = file_of(run, 1, "manifest.json").read_text()
+    remember(run, 1, {"validation_loss": 2.0})
+    assert file_of(run, 1, "manifest.json").read_text() == before
+    remember(run, 1, {"validation_loss": 0.1 + 0.2})
+    assert json.loads(before) | {"metrics": {"validation_loss": 0.1 + 0.2}} == run.read_json(manifest_name(1))
+    (status,) = list_checkpoints(run, verify=True)
+    assert (status.metrics, status.problem) == ({"validation_loss": 0.1 + 0.2}, None)
+    remember(run, 2, {"validation_loss": 1.0})
+    assert saved_steps(run) == [1]
 
 
 def test_pruning_keeps_the_newest(run: RunDir) -> None:

@@ -33,6 +33,17 @@ def test_the_newest_the_best_and_the_milestones_stay(keep, kept):
     assert keep.kept(metrics()) == kept
 
 
+def test_an_evaluation_counts_once_however_many_checkpoints_remember_it():
+    """Evaluations at 20, 50 and 80: what lies between them was never measured itself."""
+    remembered = {20: 0.9, 30: 0.9, 40: 0.9, 50: 0.7, 60: 0.7, 80: 0.8, 90: 0.8, 100: 0.6}
+    told = {step: {"validation_accuracy": accuracy, "validation_loss": 1.0} for step, accuracy in remembered.items()}
+    assert Retention(1, best=2).kept(told) == {20, 80, 100}
+    told.pop(20)  # broken, say: the next one was nearest to it
+    assert Retention(1, best=2).kept(told) == {30, 80, 100}
+    told[40] = told[40] | {"validation_loss": 0.9}  # another evaluation that was as good
+    assert Retention(1, best=2).kept(told) == {30, 40, 100}
+
+
 def test_of_a_loss_less_is_better():
     assert Retention(1, best=2, metric="validation_loss").kept(metrics("validation_loss")) == {10, 50}
 

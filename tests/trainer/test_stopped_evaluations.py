@@ -11,7 +11,7 @@ from conf.exit_codes import DONE, STOPPED
 from conf.schema import DataSpec, EarlyStoppingSpec, JobSpec, ModelSpec, PlateauSpec, StorageSpec, TrainerSpec, Verb
 from data_pipeline.prepare import prepare
 from storage.run_dir import RunDir
-from trainer.checkpoints import newest_whole
+from trainer.checkpoints import list_checkpoints, newest_whole
 from trainer.evaluation import evaluator
 from trainer.session import Session
 from trainer.topology import Topology
@@ -117,10 +117,25 @@ def test_a_stop_leaves_an_evaluation_to_who_goes_on(tmp_path: Path, monkeypatch:
     assert [name for name in expected.tensors if not np.array_equal(found.tensors[name], expected.tensors[name])] == []
     assert curves(stopped) == curves(calm)
     assert [step for step, _ in curves(calm)["validation/loss"]] == [6, 12, 18, LAST]
+    assert remembered(calm)[LAST] == measured_at(calm, LAST) != measured_at(calm, 18)
+    assert remembered(stopped)[LAST] == remembered(calm)[LAST], "noted when it was made up for, for `keep_best`"
+    assert remembered(stopped)[12] == measured_at(stopped, 12) != measured_at(stopped, 6)
     reports = [
         RunDir(asked.storage.root, str(asked.run_id)).read_json("report/metrics.json") for asked in (calm, stopped)
     ]
     assert reports[0] == reports[1]
+
+
+def remembered(asked: JobSpec) -> dict[int, float]:
+    """The loss by which each checkpoint would be kept as one of the best."""
+    found = list_checkpoints(RunDir(asked.storage.root, str(asked.run_id)), verify=True)
+    assert not [status for status in found if status.problem]
+    return {status.step: np.float32(status.metrics["validation_loss"]) for status in found if status.metrics}
+
+
+def measured_at(asked: JobSpec, step: int) -> float:
+    """What the evaluation at a step gave."""
+    return dict(curves(asked)["validation/loss"])[step]
 
 
 def run_task_of(asked: JobSpec, verb: Verb) -> Listener:
