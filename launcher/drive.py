@@ -31,6 +31,9 @@ from storage.data_dir import is_prepared
 from storage.run_dir import ATTEMPTS, RunDir
 from storage.staging import swept
 
+#: What takes the run's lease: a request to stop is for them.
+DRIVERS = (Verb.train, Verb.benchmark, Verb.find_lr)
+
 
 @dataclass(frozen=True)
 class Drive:
@@ -45,7 +48,7 @@ class Drive:
         """Everything from the first process to the last; the outcome of what was asked for."""
         age_s = round(process_age_s(), 3)
         try:
-            with Journal(self.run_dir) as journal:
+            with self._journal() as journal:
                 journal.event("command", next_attempt(self.run_dir) - 1, job=self.job.job.name, age_s=age_s)
                 return self._run()
         except (KeyboardInterrupt, SystemExit) as end:
@@ -114,8 +117,13 @@ class Drive:
         possible: Sequence[int] = (),
         after: Callable[[int, Ending], Ending] = lambda _, ending: ending,
     ) -> Controller:
-        journal = Journal(self.run_dir)
+        journal = self._journal()
         return Controller(cluster, gang, planner, journal, self.console, self.interrupts, is_preparing, possible, after)
+
+    def _journal(self) -> Journal:
+        """The run's journal, in which a task beside its training is told from it."""
+        verb = self.job.job
+        return Journal(self.run_dir, None if verb is Verb.train else verb.name, verb in DRIVERS)
 
     @contextlib.contextmanager
     def _own_standby(self) -> Iterator[Standby | None]:

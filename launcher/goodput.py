@@ -125,7 +125,9 @@ class _Book:
         self._saved = 0
 
     def take(self, event: Mapping[str, Any], kind: str, at: float) -> None:
-        """One event."""
+        """One event. Those of a task beside the training say whose they are, and nothing of the training's time."""
+        if event.get("task"):
+            return
         details = event.get("details") or {}
         if kind == "command":
             self._end_session(self._last)

@@ -30,8 +30,12 @@ class Journal:
     As a context manager it sees that everything is written when the block is left.
     """
 
-    def __init__(self, run_dir: RunDir):
-        self._run_dir = run_dir
+    def __init__(self, run_dir: RunDir, task: str | None = None, hears_stop: bool = True):
+        """`task` names what is done with a run beside its training, perhaps at the same time: its events say so.
+
+        A task that does not drive the run leaves requests to stop to who does.
+        """
+        self._run_dir, self._task, self._hears_stop = run_dir, task, hears_stop
         self._is_near = run_dir.store.local_path(OUTCOME) is not None
         self._looked = 0.0
         self._look: Future[bool] | None = None
@@ -72,6 +76,8 @@ class Journal:
 
     def stop_requested(self) -> bool:
         """Whether `job=stop` left its request. Looks about once a second, and takes the request away."""
+        if not self._hears_stop:
+            return False
         now = time.monotonic()
         if self._look is not None:
             if not self._look.done():
@@ -105,6 +111,8 @@ class Journal:
 
     def _append(self, event: dict[str, Any]) -> None:
         event = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **event}
+        if self._task:
+            event["task"] = self._task
         if self._is_near:
             self._write(event)
         else:

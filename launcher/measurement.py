@@ -11,6 +11,7 @@ from launcher.drive import Drive
 from launcher.farewell import failure_text
 from launcher.gate import refuse_at_once
 from launcher.interrupts import interrupts
+from launcher.lease import Lease
 from launcher.plan import plan
 from launcher.saved import check_writable, discard, new_run_id, open_run
 from storage.run_dir import RunDir
@@ -31,7 +32,7 @@ def measure(asked: Asked, told: Callable[[JobSpec, RunDir], Sequence[str]], unti
     refuse_at_once(job.cluster)
     check_writable(run_dir, job)
     console = Console()
-    with interrupts() as stopper:
+    with interrupts() as stopper, Lease(run_dir):  # beside a training nothing can be measured
         found = Drive(job, run_dir, console, stopper).run()
     console.rest()
     if found.state == "succeeded":

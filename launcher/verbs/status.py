@@ -45,7 +45,7 @@ def describe(run_dir: RunDir) -> list[str]:
         lines.append(f"last sign {_age(seconds_of(events[-1]), now)}")
     if ended.get("reason") and not state.startswith("running"):
         lines.append(f"reason    {ended['reason']}")
-    lines += _straggler(events)
+    lines += _straggler([event for event in events if not event.get("task")])
     spent = goodput(events)
     lines += table(spent) if spent.wall_s and spent.steps + spent.lost_steps else []
     shown = [event for event in events if event.get("kind") not in QUIET][-LAST_EVENTS:]

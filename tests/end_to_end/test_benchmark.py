@@ -4,6 +4,8 @@ import math
 
 import pytest
 
+from launcher.lease import Lease
+from storage.run_dir import RunDir
 from trainer.verdict import Limit, Speeds, limit_of
 
 
@@ -38,6 +40,8 @@ def test_a_new_job_is_measured_on_its_cluster(convoy):
 
 def test_a_run_stays_as_it_was(convoy):
     convoy.run("run_id=mine", "trainer.steps=20", "trainer.checkpoint_every_steps=20", "trainer.export_at_end=false")
+    with Lease(RunDir(str(convoy.runs), "mine")):  # as if it trained: one would only measure the other
+        assert "is driving this run" in convoy.run("job=benchmark", "run_id=mine", expect=78)
     before = contents(convoy.runs / "mine")
     convoy.run("job=benchmark", "run_id=mine", "benchmark.seconds=0.4")
     sane(convoy.json("mine", "report/benchmark.json"))

@@ -119,5 +119,7 @@ def test_evaluate_and_export_work_on_a_run(finished, convoy):
     convoy.run("job=evaluate", "run_id=first")
     report = convoy.json("first", "report/metrics.json")
     assert report == convoy.json(".", "before.json")
+    assert {event.get("task") for event in convoy.events("first") if event["attempt"] > 1} == {"evaluate"}
+    assert {event.get("task") for event in convoy.events("first") if event["attempt"] == 1} == {None, "evaluate"}
     convoy.run("job=export", "run_id=second")
     assert (convoy.runs / "second" / "export" / "saved_model" / "saved_model.pb").exists()

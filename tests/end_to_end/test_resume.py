@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+from launcher.goodput import PARTS
 
 #: Batches of 32 of 1259 digits: 39 steps an epoch. Checkpoints and stops fall into the middle of epochs.
 JOB = (
@@ -75,6 +78,18 @@ def goodput_since(convoy, run_id: str, begun: float) -> dict[str, Any]:
     return found
 
 
+def assert_status_shows(convoy, run_id: str, found: dict[str, Any]) -> None:
+    """The same account in `job=status`, whose parts are the whole too."""
+    said = convoy.run("job=status", f"run_id={run_id}")
+    whole = re.search(r"^goodput +\d+% of ([\d.]+) s in (\d+) attempt", said, re.M)
+    assert whole and (float(whole[1]), int(whole[2])) == (pytest.approx(found["wall_s"], abs=0.06), found["attempts"])
+    shown = {words: float(seconds) for words, seconds in re.findall(r"^  (\S.*?) +([\d.]+) s +[\d.]+%$", said, re.M)}
+    parts = {PARTS[name]: seconds for name, seconds in found["parts_s"].items() if seconds > 0.06}
+    assert parts.keys() <= shown.keys()
+    assert {words: shown[words] for words in parts} == pytest.approx(parts, abs=0.06)
+    assert sum(shown.values()) == pytest.approx(found["wall_s"], abs=0.06 * len(PARTS))
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_worker_is_replaced_and_the_end_is_the_same(calm, convoy, workers):
     run_id, begun = f"killed{workers}", time.time()
@@ -88,6 +103,7 @@ def test_a_killed_worker_is_replaced_and_the_end_is_the_same(calm, convoy, worke
     assert outcome["state"] == "succeeded" and outcome["attempts"] >= 2
     restored = convoy.events(run_id, "restored")[-1]["details"]["step"]
     spent = goodput_since(convoy, run_id, begun)
+    assert_status_shows(convoy, run_id, spent)
     assert (spent["attempts"], spent["steps"]) == (outcome["attempts"], 300)
     told = [event["details"]["spent"]["step"] for event in convoy.events(run_id, "attempt_ended")]
     assert spent["lost_steps"] == told[-2] - restored

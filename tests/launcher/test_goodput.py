@@ -141,6 +141,21 @@ def test_preparing_is_no_start_up_and_other_tasks_are_no_training():
     assert goodput(events).wall_s == pytest.approx(21)
 
 
+def test_what_another_command_does_with_the_run_meanwhile_is_no_time_of_the_training():
+    """As `job=evaluate` while it trains, which is an attempt with a ledger of its own."""
+    measuring = [
+        at(6, "command", job="evaluate", age_s=1.0),
+        at(8, "attempt_started", module="trainer.worker"),
+        at(9, "checkpoint_saved", step=1000),
+        at(12, "attempt_ended", kind="infrastructure", spent=account(1.0), silent_s=0.5),
+        at(14, "attempt_started", module="trainer.worker"),  # it ends after the training, or never
+    ]
+    tasks = [{**event, "task": "evaluate"} for event in measuring]
+    for meanwhile in (tasks, tasks[:1], tasks[:2], [*tasks, {**at(30, "attempt_ended", kind="done"), "task": "x"}]):
+        events = sorted([*CALM, *meanwhile], key=lambda event: event["time"])
+        assert goodput(events) == goodput(CALM)
+
+
 def test_an_attempt_that_never_trained_is_start_up_then_restart():
     died = at(9, "attempt_ended", kind="infrastructure")
     events = [*CALM[:2], died, at(10, "attempt_started", module="w"), at(15, "attempt_ended", kind="unknown")]
@@ -153,6 +168,8 @@ def test_the_table_shows_shares_of_the_whole():
     assert rows[0] == "goodput   22% of 31.0 s in 2 attempts (90 steps, 10 more lost)"
     assert any(row.split() == ["lost", "work", "(steps", "done", "again)", "0.9", "s", "3.1%"] for row in rows)
     assert not any("capacity" in row for row in rows)
+    shown = [float(row.split(" s ")[0].split()[-1]) for row in rows[1:]]
+    assert sum(shown) == pytest.approx(31.0, abs=0.05 * len(PARTS))
 
 
 class Clock:

@@ -1,6 +1,7 @@
 """What the driver tells of a run in a bucket: in order, and without waiting for it."""
 
 import time
+from pathlib import Path
 
 from launcher.journal import STOP_REQUEST, Journal
 from storage.run_dir import RunDir
@@ -38,6 +39,16 @@ def test_a_stop_request_in_a_bucket_is_seen_and_taken_away_once(proxy: FaultProx
     run.write_json(STOP_REQUEST, {})
     journal.forget_stop()
     assert not run.store.exists(STOP_REQUEST)
+
+
+def test_who_only_does_something_with_a_run_leaves_the_stop_to_its_driver(tmp_path: Path) -> None:
+    run = RunDir(str(tmp_path), "x")
+    run.write_json(STOP_REQUEST, {})
+    assert not Journal(run, "evaluate", hears_stop=False).stop_requested()
+    assert Journal(run).stop_requested()
+    Journal(run, "evaluate", hears_stop=False).event("restored", 2, 0, step=5)
+    Journal(run).event("restored", 1, 0, step=5)
+    assert [event.get("task") for event in run.events()] == ["evaluate", None]
 
 
 def test_the_outcome_is_the_last_that_is_told(proxy: FaultProxy, gcs_url: str) -> None:  # noqa: F811
