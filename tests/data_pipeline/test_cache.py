@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -169,6 +170,26 @@ def test_a_process_killed_in_a_fetch_leaves_nothing_in_the_way(
     assert reader.read(np.arange(reader.num_examples)) == everything(near)
     reader.close()
     assert all(".fetching" not in name and ".part" not in name for name in copies(tmp_path))
+
+
+def test_of_two_jobs_that_share_a_cache_one_is_killed_in_a_fetch_and_the_other_gets_everything(
+    near: Manifest, far: Manifest, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """The one that goes on waits for shards that the other is fetching when it dies."""
+    proxy.faults = [Fault("stall", "GET", r"tfrecord\?.*alt=media", uses=3)]
+    with reading(far, tmp_path) as killed, reading(far, tmp_path) as other:
+        answer(killed)
+        wait_until(lambda: proxy.faults[0].uses == 0 and len(list(tmp_path.glob("*/.*.unfinished"))) >= 3)
+        answer(other)
+        time.sleep(1)  # it comes to the shards that it waits for
+        assert other.poll() is None and not select.select([other.stdout], [], [], 0)[0]
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        total = int(other.stdout.readline())
+    assert total == sum(len(example) for example in everything(near))
+    assert set(fetches(proxy)) == {f"{number:05d}" for number in range(SHARDS)}
+    assert all(".fetching" not in name and ".part" not in name for name in copies(tmp_path))
+    proxy.released.set()
 
 
 def test_a_process_ends_without_waiting_for_what_it_fetches_ahead(

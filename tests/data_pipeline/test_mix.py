@@ -151,19 +151,28 @@ def together(elements: list[Element], replicas: int) -> list[Element]:
     return [{name: np.concatenate([own[name] for own in step]) for name in PER_EXAMPLE} for step in steps]
 
 
-@pytest.mark.parametrize("way", ["in_memory", "cropped"])
-def test_an_augmented_epoch_is_the_same_on_one_two_and_four_replicas_and_after_a_resume(
+#: Each leads to pixels by another way: kept, cut out one by one, cut out a batch at a time, kept and copied by rows.
+WAYS = {
+    "in memory": {"augment": replace(EVERYTHING, pad_crop=3)},
+    "cropped": {"augment": replace(EVERYTHING, crop_min_area=0.4)},
+    "cropped at once": {"augment": AugmentSpec(crop_min_area=0.4, flip=True, mixup=0.4)},
+    "by rows": {"augment": AugmentSpec(pad_crop=3, flip=True, cutmix=1.0)},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_augmented_epoch_is_the_same_on_one_two_and_four_workers_and_replicas_and_after_a_resume(
     folder: object, prepare_set: Callable[..., Manifest], way: str
 ) -> None:
     manifest = prepare_set(name="folder", path=str(folder))
-    augment = EVERYTHING if way == "in_memory" else replace(EVERYTHING, crop_min_area=0.4)
-    data = DataSpec(augment=augment, remainder=Remainder.pad)
+    data = DataSpec(remainder=Remainder.pad, **WAYS[way])
     alone = epochs(manifest, data, BatchShape(8), range(1))
     assert len(alone) == 8 and {"batch_examples", *PER_EXAMPLE} == alone[0].keys()
-    two = epochs(manifest, data, BatchShape(8, 1, 2), range(2))
-    assert_equal(together(two, 2), alone)
-    workers = [together(epochs(manifest, data, BatchShape(8, 1, 4), own), 2) for own in (range(2), range(2, 4))]
-    assert_equal(together([element for step in zip(*workers, strict=True) for element in step], 2), alone)
+    two = [together(epochs(manifest, data, BatchShape(8, 1, 4), own), 2) for own in (range(2), range(2, 4))]
+    four = [epochs(manifest, data, BatchShape(8, 1, 4), range(rank, rank + 1)) for rank in range(4)]
+    for workers in (two, four):
+        steps = [element for step in zip(*workers, strict=True) for element in step]
+        assert_equal(together(steps, len(workers)), alone)
     assert_equal(epochs(manifest, data, BatchShape(8), range(1), first=3), alone[3:])
     moved = [np.abs(one["image"] - other["image"]).mean() for one, other in zip(alone[:4], alone[4:], strict=True)]
     assert min(moved) > 5 and np.mean(alone[0]["mix"]) < 0.97

@@ -1,5 +1,6 @@
 """Who is named as the one the others wait for, as a table; and what hosts must have in common."""
 
+import hashlib
 import importlib
 import time
 from dataclasses import replace
@@ -8,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from conf.errors import BadSpec
+from conf.schema import JobSpec
 from launcher.gate import prepare_own_ray
-from launcher.installed import code_digest
+from launcher.installed import code_digest, versions
 from launcher.memory_kills import memory_kills
 from launcher.messages import AgentReport, Order, WorkerStatus
+from launcher.orders import Orders
 from launcher.placement import Placement
 from launcher.recovery import Kind, kind_of
 from launcher.rendezvous import check_alike, check_gpus
@@ -73,6 +76,22 @@ def test_who_differs_in_what_is_refused_with_all_names():
     first, second = (str(problem) for problem in refused.value.problems)
     assert "every host needs the same python: 3.11.2 on a (rank 0); 3.12.1 on b (ranks 1, 2)" in first
     assert "every host needs the same code: abc on a, b (ranks 0, 1); def on b (rank 2)" in second
+
+
+@pytest.mark.parametrize("name", ["python", "ray", "tensorflow", "keras", "convoy", "code"])
+def test_whatever_a_host_reports_has_to_be_the_same_before_anything_is_started(name, tmp_path):
+    """What a real agent says of this host, and another one that has something else."""
+    mine = versions()
+    assert name in mine and "none" not in mine.values()
+    run_dir = RunDir(str(tmp_path), "x")
+    orders = Orders(JobSpec(run_id="x"), run_dir, Placement(2, 1, 0, 1, 1), None)
+    for make in (orders.work, orders.probe):
+        with pytest.raises(BadSpec, match=f"every host needs the same {name}: .* on a .* on b "):
+            make(1, [replace(report(0, "a"), versions=mine), replace(report(1, "b"), versions=mine | {name: "other"})])
+    assert list(run_dir.store.list()) == []
+    made = orders.work(1, [replace(report(rank, "ab"[rank]), versions=mine) for rank in range(2)])
+    seen = hashlib.sha256(run_dir.store.get("attempts/01/job.yaml")).hexdigest()
+    assert [order.job for order in made] == [("attempts/01/job.yaml", seen)] * 2
 
 
 def test_a_worker_with_fewer_gpus_than_it_was_promised_is_refused_by_number():
