@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from conf.errors import BadSpec
+from conf.exit_codes import FAILED
 from launcher.child import ROOT
 from launcher.folders import SHORT, abandoned, signed
 from launcher.gate import NoRay
@@ -30,6 +31,8 @@ PREFIX = "convoy-ray-"
 #: The longest path below Ray's folder, but for the numbers in it.
 SOCKET = "session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 START_TRIES = 2
+#: Ray has deadlines of its own for most of what happens in its start, and none for all of it.
+START_S = 300.0
 FAREWELL_S = 0.1
 QUIET_S = 5.0
 #: A host that has not looked for a path by then is taken for one that does not have it.
@@ -118,6 +121,25 @@ def sweep() -> None:
 
 
 def _start(folder: str, num_cpus: int, num_gpus: int) -> None:
+    deadline = threading.Timer(START_S, _give_up, [folder])
+    deadline.daemon = True
+    deadline.start()
+    try:
+        _try_to_start(folder, num_cpus, num_gpus)
+    finally:
+        deadline.cancel()
+
+
+def _give_up(folder: str) -> None:
+    """End this process, whose main thread waits inside of Ray, where nothing else can wake it up."""
+    why = "Ray did not start on this machine within %.0f s - free some of its cores, then the same command goes on"
+    logger.error(why, START_S)
+    _kill(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(FAILED)
+
+
+def _try_to_start(folder: str, num_cpus: int, num_gpus: int) -> None:
     for attempt in range(1, START_TRIES + 1):
         try:
             with _held_back(signal.SIGTERM):

@@ -121,6 +121,8 @@ def prepare_own_ray() -> None:
     quiet()
     # Ray would run its workers, and their children, at nice 15. It spells the name like this.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
+    # Ray forgets a process of its own that took longer to start (60 s), and then the driver waits for it for ever.
+    os.environ["RAY_worker_register_timeout_seconds"] = "600"  # noqa: SIM112
     os.environ["RAY_AUTH_MODE"] = "token"
     # Without a token in the environment Ray would leave one in the home directory.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
