@@ -61,13 +61,13 @@ def watch_disk(countdown: Countdown) -> None:
     countdown.around(Path, "unlink")
     real = local.write
 
-    def write(file: io.FileIO, chunks: Any) -> tuple[int, int]:
+    def write(file: io.FileIO, chunks: Any, *known: Any) -> tuple[int, int]:
         def counted() -> Iterator[Any]:
             for chunk in chunks:
                 countdown()
                 yield chunk
 
-        return real(file, counted())
+        return real(file, counted(), *known)
 
     local.write = write  # type: ignore[assignment]
 
