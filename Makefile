@@ -61,7 +61,8 @@ test-jobs: $(VENV)/.installed-dev # whole jobs, after all else: small failures e
 
 .PHONY: models
 models: $(VENV)/.installed-dev ## every model of keras.applications against Keras itself, the same bits again, every precision: minutes
-	$(PY) -m pytest --durations=5 tests/trainer/every_model.py tests/trainer/deterministic_models.py tests/trainer/mixed_precision.py
+	$(PY) -m pytest --durations=5 tests/trainer/every_model.py tests/trainer/synchronized_models.py \
+	  tests/trainer/deterministic_models.py tests/trainer/mixed_precision.py
 
 .PHONY: memory
 memory: $(VENV)/.installed-dev ## peaks with and without rematerialisation, what fits, models over several devices: minutes

@@ -1,6 +1,10 @@
 """trainer.micro_batch=auto in jobs of two workers: found, kept, made smaller when memory runs out. `make memory`."""
 
+import pytest
+
 from conf.files import load_job
+
+pytestmark = pytest.mark.timeout(1200)
 
 JOB = [
     *("data=synthetic", "data.num_examples=512", "data.image_size=32", "cluster=2cpu", "trainer.micro_batch=auto"),

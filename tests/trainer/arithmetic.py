@@ -48,6 +48,8 @@ class Case:
     focal: bool = False
     rematerialize: bool = False
     xla: bool = False
+    family: str | None = None  # of keras.applications instead of the small network; its images are 32 pixels wide
+    steps: int = STEPS
 
 
 ADAM = OptimizerSpec(name="adam", learning_rate=0.003)
@@ -66,7 +68,7 @@ CASES = {
     "short-batch": Case(ADAM, short=13, class_weights=True),
     "smoothed-and-clipped": Case(dataclasses.replace(ADAM, clip_norm=0.3), label_smoothing=0.1, accumulation=4),
     "regularised": Case(l2=0.01, accumulation=4),
-    "decayed": Case(dataclasses.replace(ADAM, name="adamw", weight_decay=0.1)),
+    "decayed": Case(dataclasses.replace(ADAM, name="adamw", weight_decay=0.1), batch_norm=BatchNormSync.synchronized),
     "clipped-by-variable": Case(dataclasses.replace(ADAM, clip_variable_norm=0.05), accumulation=2),
     "clipped-by-value": Case(OptimizerSpec(name="sgd", learning_rate=0.05, clip_value=0.01)),
     "focal": Case(ADAM, focal=True, label_smoothing=0.1, class_weights=True, short=13),
@@ -85,6 +87,17 @@ CASES = {
     "xla": Case(ADAM, short=13, class_weights=True, xla=True),
     "xla-accumulated": Case(l2=0.01, accumulation=4, xla=True),
 }
+#: Models as they are used, with a BatchNorm behind every convolution, fifty of them. By name alone: they take a while.
+#: One step: after ten, plain Keras differs from itself by most of the way when examples of a batch change places.
+APPLICATIONS = {
+    "mobilenetv2": Case(
+        OptimizerSpec(name="sgd", learning_rate=0.01),
+        batch_norm=BatchNormSync.synchronized,
+        label_smoothing=0.1,
+        family="mobilenetv2",
+        steps=1,
+    ),
+}
 AVERAGED = Case(batch_norm=BatchNormSync.average)
 #: Cases of BatchNorm whose statistics are those of each replica, so that they have no reference in plain Keras.
 OWN_STATISTICS = {"averaged-batch-norm": AVERAGED, "xla-averaged": dataclasses.replace(AVERAGED, xla=True)}
@@ -98,6 +111,11 @@ KERAS_OPTIMIZERS = (
     keras.optimizers.Lion,
 )
 FOR_FOUR = ("sgd", "adam-accumulated", "class-weights", "short-batch", "mixed", "synchronized-batch-norm")
+
+
+def enlarged(images: np.ndarray, case: Case) -> np.ndarray:
+    """The images as large as the case's model wants them."""
+    return images if case.family is None else images.repeat(4, 1).repeat(4, 2)
 
 
 def digits(short: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -129,14 +147,18 @@ def new_model(case: Case) -> keras.Model:
     The weights come from a generator of their own: Keras draws its seeds from Python's global one, which any thread
     that an earlier test has left behind may move.
     """
-    batch_norm = case.batch_norm is not None
-    options = {"filters": [8, 8], "dense": 16, "batch_norm": batch_norm}
-    spec = ModelSpec(options=options, batch_norm=case.batch_norm or BatchNormSync.average)
-    model = build_model(spec, (8, 8, 1), CLASSES)
+    batch_norm = case.batch_norm or BatchNormSync.average
+    if case.family is None:
+        options = {"filters": [8, 8], "dense": 16, "batch_norm": case.batch_norm is not None}
+        model = build_model(ModelSpec(options=options, batch_norm=batch_norm), (8, 8, 1), CLASSES)
+    else:
+        spec = ModelSpec(case.family, batch_norm=batch_norm, options={"alpha": 0.35})
+        model = build_model(spec, (32, 32, 1), CLASSES)
     generator = np.random.default_rng(7)
     for variable in model.trainable_variables:
         if len(variable.shape) > 1:
-            fan_in = np.prod(variable.shape[:-1])
+            per_channel = case.family is not None and variable.shape[-1] == 1  # depthwise
+            fan_in = np.prod(variable.shape[:2] if per_channel else variable.shape[:-1])
             variable.assign(generator.normal(0, np.sqrt(1 / fan_in), variable.shape).astype(np.float32))
     if case.l2:
         model.get_layer("hidden").kernel.regularizer = keras.regularizers.L2(case.l2)
@@ -156,11 +178,11 @@ def by_keras(case: Case) -> dict[str, np.ndarray]:
     optimizer = kinds[spec.name](spec.learning_rate, **clipping, **options)
     model = new_model(dataclasses.replace(case, batch_norm=case.batch_norm and BatchNormSync.average))
     if spec.weight_decay:
-        optimizer.exclude_from_weight_decay(var_names=["bias"])
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     kind = keras.losses.CategoricalFocalCrossentropy if case.focal else keras.losses.CategoricalCrossentropy
     loss = kind(from_logits=True, label_smoothing=case.label_smoothing)
     model.compile(optimizer, loss, jit_compile=False)
-    images, labels = digits(case.short)
+    images, labels = (values[: BATCH * case.steps] for values in digits(case.short))
     targets = keras.utils.to_categorical(labels, CLASSES)
     if case.mixed:
         other, share = second_labels(labels)
@@ -168,7 +190,7 @@ def by_keras(case: Case) -> dict[str, np.ndarray]:
     weights = {"class_weight": class_weights()} if case.class_weights else {}
     if case.example_weights:
         weights = {"sample_weight": example_weights(len(images))}
-    model.fit(images, targets, BATCH, shuffle=False, verbose=0, **weights)
+    model.fit(enlarged(images, case), targets, BATCH, shuffle=False, verbose=0, **weights)
     return weights_of(model)
 
 
@@ -188,7 +210,7 @@ def batches(case: Case, shape: BatchShape, replicas: range) -> Iterator[dict[str
             weights = example_weights(len(images))[rows] if case.example_weights else ones
             other = {"label2": second[rows], "weight2": ones, "mix": share[rows]} if case.mixed else {}
             yield other | {
-                "image": images[rows],
+                "image": enlarged(images[rows], case),
                 "label": labels[rows],
                 "mask": mask[rows],
                 "weight": weights,
@@ -243,8 +265,8 @@ def by_convoy(
     source = tf.data.Dataset.from_generator(lambda: batches(case, shape, replicas), output_signature=signature)
     source = source.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     iterator = iter(strategy.distribute_datasets_from_function(lambda _: source))
-    for _ in range(STEPS // 2):
-        step.run(iterator, tf.constant(2), tf.constant(0.0, tf.float64))
+    for done in range(0, case.steps, 2):
+        step.run(iterator, tf.constant(min(2, case.steps - done)), tf.constant(0.0, tf.float64))
     averaging(strategy, model)()
     return model
 

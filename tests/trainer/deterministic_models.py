@@ -26,10 +26,11 @@ def job(root: Path, run_id: str, name: str, side: int) -> JobSpec:
     return JobSpec(run_id=run_id, data=data, trainer=trainer, storage=StorageSpec(root=str(root)))
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("name", "side"), [("mobilenetv2", 96), ("xception", 71)])
 def test_two_runs_leave_the_same_bits(tmp_path: Path, name: str, side: int) -> None:
     prepare(job(tmp_path, "prepare", name, side))
-    one, other = (run(job(tmp_path, run_id, name, side)) for run_id in ("one", "other"))
+    one, other = (run(job(tmp_path, run_id, name, side), timeout_s=800) for run_id in ("one", "other"))
     assert one.keys() == other.keys()
     different = [key for key in one if one[key].tobytes() != other[key].tobytes()]
     assert not different, f"{len(different)} of {len(one)}: {different[:3]}"

@@ -4,6 +4,8 @@ import pytest
 
 from tests.trainer import test_models
 
+pytestmark = pytest.mark.timeout(900)
+
 
 @pytest.mark.parametrize("name", test_models.PUBLISHED)
 def test_a_model_has_as_many_parameters_as_was_published(name):

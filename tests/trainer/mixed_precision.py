@@ -19,7 +19,7 @@ SEEDS = (0, 1, 2)
 POINT = 0.01
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_the_digits_job_is_as_accurate_in_every_precision(tmp_path: Path) -> None:
     begun = compose([f"storage.root={tmp_path}", f"data.out={tmp_path}/data"]).job
     prepare(begun)
@@ -29,7 +29,7 @@ def test_the_digits_job_is_as_accurate_in_every_precision(tmp_path: Path) -> Non
             words = [f"storage.root={tmp_path}", f"run_id={name}-{seed}", f"seed={seed}", f"trainer.precision={name}"]
             job = compose([*words, "trainer.steps=380", "trainer.export_at_end=false"]).job
             job.data = DataSpec(name="tfrecord", path=f"{tmp_path}/data", channels=1)
-            run(job)
+            run(job, timeout_s=600)
             accuracies.append(accuracy(job))
     sys.stdout.write("".join(f"{name}: {mean(each):.4f} {each}\n" for name, each in found.items()))
     means = {name: mean(accuracies) for name, accuracies in found.items()}

@@ -4,7 +4,7 @@ object for each set of layers, kept for as long as these layers train.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import keras
@@ -21,6 +21,7 @@ from trainer.model_parts import blocks_of
 from trainer.models.convnet import BLOCKS
 from trainer.objective import Objective, regularise
 from trainer.phases import Phases
+from trainer.precision import LossScale
 from trainer.step import TrainingStep
 
 #: Layers of the model with weights, by block.
@@ -44,6 +45,7 @@ class Phased:
     plain: Callable[[], list[Stretch]]
     accumulation: int = 1
     case: Case = field(default_factory=lambda: Case(batch_norm=BatchNormSync.synchronized))
+    overflows: tuple[int, ...] = ()  # steps, from 0, whose scaled gradient is infinite: they are skipped
 
 
 def flat(rate: float) -> Rate:
@@ -92,6 +94,10 @@ def _layer_decay() -> list[Stretch]:
 
 def _frozen_body() -> list[Stretch]:
     return [Stretch(10, [(HEAD, keras.optimizers.Lion(), cosine(0.002, 10))])]
+
+
+def _whole_model() -> list[Stretch]:
+    return [Stretch(8, [(ONE + TWO + HEAD, keras.optimizers.Adam(), cosine(0.01, 10))])]
 
 
 def _head_then_all() -> list[Stretch]:
@@ -162,6 +168,13 @@ PHASED = {
         ),
         _head_then_all,
     ),
+    "skipped": Phased(
+        TrainerSpec(optimizer=ADAM, schedule=COSINE, steps=10, ema_decay=0.4),
+        _whole_model,
+        accumulation=2,
+        case=Case(),
+        overflows=(0, 5),
+    ),
     "frozen-body": Phased(
         TrainerSpec(
             optimizer=OptimizerSpec(name="lion", learning_rate=0.002, weight_decay=0.0),
@@ -171,6 +184,13 @@ PHASED = {
         _frozen_body,
     ),
 }
+
+#: Averages where each replica's BatchNorm has statistics of its own, so that there is no reference in plain Keras.
+AVERAGED_STATISTICS = Phased(
+    TrainerSpec(optimizer=OptimizerSpec(name="sgd", learning_rate=0.05), steps=10, ema_decay=0.4),
+    list,
+    case=Case(batch_norm=BatchNormSync.average),
+)
 
 
 def by_plain_keras(phased: Phased) -> dict[str, np.ndarray]:
@@ -184,6 +204,7 @@ def by_plain_keras(phased: Phased) -> dict[str, np.ndarray]:
         for layer in model.layers:
             layer.trainable = layer.name in names
         for place in range(stretch.steps):
+            step += step in phased.overflows
             rows = slice(step * BATCH, (step + 1) * BATCH)
             with tf.GradientTape() as tape:
                 loss = loss_of(labels[rows], model(images[rows], training=True))
@@ -209,6 +230,15 @@ def averages_over(history: list[dict[str, np.ndarray]], decay: float) -> dict[st
     return averages
 
 
+def overflowing(phased: Phased, shape: BatchShape, replicas: range) -> Iterator[dict[str, np.ndarray]]:
+    """The batches of a training; where one overflows, it is by one example, which the last replica alone has."""
+    for number, element in enumerate(batches(phased.case, shape, replicas)):
+        step, place = divmod(number, len(replicas))
+        if step in phased.overflows and replicas[place] == shape.num_replicas - 1:
+            element["weight"][-1] = 1e38
+        yield element
+
+
 def by_phases(phased: Phased, strategy: tf.distribute.Strategy, first_replica: int, local_replicas: int) -> keras.Model:
     """The model after our step, one after the other phase."""
     shape = BatchShape(BATCH, phased.accumulation, strategy.num_replicas_in_sync)
@@ -222,9 +252,11 @@ def by_phases(phased: Phased, strategy: tf.distribute.Strategy, first_replica: i
             regularise(model, trainer.l2)
         averages = WeightAverages(strategy, model, trainer.ema_decay) if trainer.ema_decay else None
         phases = Phases(trainer, model, blocks_of(model, BLOCKS), lengths)
-    first = next(batches(phased.case, shape, replicas))
+        # A power of two: without an overflow it changes no bit.
+        scale = LossScale() if phased.overflows else None
+    first = next(overflowing(phased, shape, replicas))
     signature = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in first.items()}
-    source = tf.data.Dataset.from_generator(lambda: batches(phased.case, shape, replicas), output_signature=signature)
+    source = tf.data.Dataset.from_generator(lambda: overflowing(phased, shape, replicas), output_signature=signature)
     source = source.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     iterator = iter(strategy.distribute_datasets_from_function(lambda _: source))
     for number, length in enumerate(lengths):
@@ -238,7 +270,7 @@ def by_phases(phased: Phased, strategy: tf.distribute.Strategy, first_replica: i
                 averages.follow([*model.trainable_variables, *statistics])
             micro_batches, objective, optimizer = phased.accumulation, Objective(CLASSES), phases.optimizer
             step = TrainingStep(
-                strategy, model, optimizer, objective, clipping, micro_batches, unroll, averages=averages
+                strategy, model, optimizer, objective, clipping, micro_batches, unroll, scale, averages=averages
             )
         step.run(iterator, tf.constant(length), tf.constant(0.0, tf.float64))
         averaging(strategy, model, averages.averages_of(statistics) if averages else ())()

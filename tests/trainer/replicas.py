@@ -13,8 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tests.trainer.arithmetic import by_convoy, cases_of, strategy_of, weights_of
-from tests.trainer.phased import PHASED, by_phases
+from tests.trainer.arithmetic import APPLICATIONS, by_convoy, cases_of, strategy_of, weights_of
+from tests.trainer.phased import AVERAGED_STATISTICS, PHASED, by_phases
 from trainer.agreement import Agreement
 from trainer.batch_norm import batch_norms
 
@@ -36,12 +36,15 @@ def main() -> None:
         "agreement:everywhere": np.array([agreement.everywhere(float(rank)), agreement.everywhere(24.0)]),
     }
     chosen = sys.argv[4:] or [*cases_of(number), *(PHASED if number == 2 else ())]
-    for name, case in ((name, case) for name, case in cases_of(number).items() if name in chosen):
+    cases = cases_of(number) | APPLICATIONS
+    for name, case in ((name, case) for name, case in cases.items() if name in chosen):
         model = by_convoy(case, strategy, rank * local, local)
-        assert len(batch_norms(model)) == (2 if case.batch_norm else 0)
+        assert len(batch_norms(model)) == (0 if case.batch_norm is None else 52 if case.family else 2)
         keep(name, model)
     for name, phased in ((name, phased) for name, phased in PHASED.items() if name in chosen):
         keep(name, by_phases(phased, strategy, rank * local, local))
+    if not sys.argv[4:] and number == 2:
+        keep("averaged-statistics", by_phases(AVERAGED_STATISTICS, strategy, rank * local, local))
     for replica in range(local):
         np.savez(folder / f"{rank * local + replica}.npz", **found[replica])
 

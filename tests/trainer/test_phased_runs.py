@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
+from conf.data_url import data_url
 from conf.files import dump_job, load_job
 from conf.schema import (
     Accelerator,
@@ -34,6 +36,9 @@ from conf.schema import (
     StorageSpec,
     TrainerSpec,
 )
+from data_pipeline.manifest import load_manifest
+from data_pipeline.order import BatchShape
+from data_pipeline.pipeline import evaluation_dataset
 from data_pipeline.prepare import prepare
 from storage.run_dir import RunDir, checkpoint_name
 from tests.ports import free_ports
@@ -169,6 +174,21 @@ def test_the_best_checkpoint_stays_and_its_averages_are_exported(root, calm):
     for variable in model.variables:
         assert np.array_equal(variable.numpy(), tensors[f"ema/{variable.path}"]), variable.path
         assert not variable.path.startswith("logits") or not np.array_equal(variable, tensors[f"model/{variable.path}"])
+    # They are also what was evaluated: Keras finds the same loss with them, and another one without.
+    measured = judges["early_stopping"]["best"]
+    assert loss_by_keras(asked, model) == pytest.approx(measured, rel=1e-5)
+    for variable in model.variables:
+        variable.assign(tensors[f"model/{variable.path}"])
+    assert loss_by_keras(asked, model) != pytest.approx(measured, rel=1e-3)
+
+
+def loss_by_keras(asked: JobSpec, model: keras.Model) -> float:
+    """The mean loss over the validation split."""
+    size = BatchShape(asked.trainer.global_batch_size)
+    split = evaluation_dataset(load_manifest(data_url(asked)), "validation", asked.data, size, range(1), 8)
+    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
+    losses = [loss_of(batch["label"], model(batch["image"])).numpy()[batch["mask"] > 0] for batch in split]
+    return float(np.concatenate(losses).mean())
 
 
 def same_bits(found: dict[str, np.ndarray], calm: dict[str, np.ndarray]) -> None:

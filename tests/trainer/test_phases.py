@@ -1,5 +1,6 @@
 """Phases and groups: the same weights as plain Keras with `layer.trainable` set, on any number of replicas."""
 
+import copy
 import functools
 
 import numpy as np
@@ -38,6 +39,14 @@ def compare(name: str, found: dict[str, np.ndarray]) -> None:
 @pytest.mark.parametrize("name", PHASED)
 def test_one_replica_equals_plain_keras_layer_by_layer(name):
     compare(name, weights_of(by_phases(PHASED[name], tf.distribute.get_strategy(), 0, 1)))
+
+
+def test_every_groups_rate_grows_with_the_batch_on_request():
+    trainer, model = copy.deepcopy(PHASED["two-groups"].trainer), new_model(PHASED["two-groups"].case)
+    trainer.global_batch_size, trainer.optimizer.reference_batch_size = 64, 32
+    trainer.groups[0].optimizer.reference_batch_size = 16
+    phases = Phases(trainer, model, blocks_of(model, BLOCKS), phase_steps(trainer, 100))
+    assert rates_of(phases.optimizer) == pytest.approx({"learning_rate": 2 * 0.05, "learning_rate_group1": 4 * 0.01})
 
 
 def test_the_curves_have_the_rate_of_each_group():

@@ -69,7 +69,7 @@ def run(module: str, job: JobSpec, *words: str) -> subprocess.CompletedProcess[s
     path.write_text(dump_job(job))
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-P", "-m", module, "--job", str(path), *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
 
 
 def limited(job: JobSpec, limit: int) -> JobSpec:

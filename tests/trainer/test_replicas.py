@@ -70,6 +70,17 @@ def test_averaged_batch_norm_statistics_are_the_same_everywhere(group, groups):
 
 
 @pytest.mark.parametrize("group", OF_TWO, ids=lambda group: f"{group[1]}-{group[0]}")
+def test_averages_of_batch_norm_statistics_are_the_same_everywhere(group, groups):
+    first, second = (weights_of_case(weights, "averaged-statistics") for weights in groups[group])
+    plain, other = (weights_of_case(weights, "averaged-batch-norm") for weights in groups[group])
+    statistics = [path for path in first if "moving" in path]
+    assert len(statistics) == 4 and plain.keys() == first.keys() == second.keys() == other.keys()
+    for path in statistics:
+        assert not np.allclose(first[path], plain[path], atol=1e-4), "they are no averages"
+        assert np.array_equal(first[path], second[path])
+
+
+@pytest.mark.parametrize("group", OF_TWO, ids=lambda group: f"{group[1]}-{group[0]}")
 def test_what_xla_compiles_updates_its_own_replicas_statistics(group, groups):
     """Before they are averaged each replica has its own, so a replica that moved another's would end elsewhere."""
     for weights in groups[group]:

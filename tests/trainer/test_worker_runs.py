@@ -34,7 +34,9 @@ def job(root: Path, run_id: str, weights: str = "none", **trainer: Any) -> JobSp
     )
 
 
-def run(asked: JobSpec, cores: set[int] | None = None, temp: Path | None = None) -> dict[str, np.ndarray]:
+def run(
+    asked: JobSpec, cores: set[int] | None = None, temp: Path | None = None, timeout_s: float = 300
+) -> dict[str, np.ndarray]:
     """Run it to its end; its last checkpoint."""
     path = Path(asked.storage.root) / str(asked.run_id) / "job.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +48,7 @@ def run(asked: JobSpec, cores: set[int] | None = None, temp: Path | None = None)
         preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout_s,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = newest_whole(RunDir(asked.storage.root, str(asked.run_id)))
@@ -112,7 +114,8 @@ def test_a_run_begins_with_the_weights_of_another_and_goes_on_without_them(root,
     shutil.copytree(root / "runs" / "calm" / "checkpoints" / f"step_{STEPS:08d}", step)
     manifest = step / "manifest.json"
     manifest.write_text(manifest.read_text().replace(f'"step": {STEPS}', '"step": 7'))
-    tuned = {"weights": str(given), "steps": 20, "checkpoint_every_steps": 10}
+    head = {"phases": [PhaseSpec(trainable="head")], "ema_decay": 0.9}  # the averages of what is frozen are the weights
+    tuned = {"weights": str(given), "steps": 20, "checkpoint_every_steps": 10} | head
     whole = run(job(root, "tuned", **tuned))
     assert accuracy(job(root, "tuned")) > 0.85  # without them, less than 0.75
     run(job(root, "tuned-in-two", **tuned | {"steps": 10}))
