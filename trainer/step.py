@@ -146,7 +146,7 @@ class TrainingStep:
         gradients, loss, own = self._gradients(batch)
         norm = tf.linalg.global_norm(gradients)
         self._apply(clipped(gradients, self.clipping, norm))
-        return own, tf.stack([loss, norm])
+        return own, tf.stack([loss, tf.cast(norm, loss.dtype)])
 
     def _apply_everywhere(self, gradients: list[tf.Tensor]) -> tf.Tensor:
         self.strategy.run(self._apply, args=(gradients,))

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from unittest import mock
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.datasets import load_digits
 from conf.schema import BatchNormSync, ModelSpec, OptimizerSpec, Precision, Rematerialize, TrainerSpec
 from data_pipeline.order import BatchShape
 from trainer import precision
+from trainer import step as trainer_step
 from trainer.batch_norm import averaging
 from trainer.model_parts import blocks_of
 from trainer.models import build_model
@@ -68,7 +70,7 @@ CASES = {
     "short-batch": Case(ADAM, short=13, class_weights=True),
     "smoothed-and-clipped": Case(dataclasses.replace(ADAM, clip_norm=0.3), label_smoothing=0.1, accumulation=4),
     "regularised": Case(l2=0.01, accumulation=4),
-    "decayed": Case(dataclasses.replace(ADAM, name="adamw", weight_decay=0.1), batch_norm=BatchNormSync.synchronized),
+    "decayed": Case(dataclasses.replace(ADAM, name="adamw", weight_decay=0.1)),
     "clipped-by-variable": Case(dataclasses.replace(ADAM, clip_variable_norm=0.05), accumulation=2),
     "clipped-by-value": Case(OptimizerSpec(name="sgd", learning_rate=0.05, clip_value=0.01)),
     "focal": Case(ADAM, focal=True, label_smoothing=0.1, class_weights=True, short=13),
@@ -77,6 +79,10 @@ CASES = {
     "lamb": Case(dataclasses.replace(ADAM, name="lamb", learning_rate=0.02), accumulation=2),
     "lion": Case(dataclasses.replace(ADAM, name="lion", learning_rate=0.001)),
     "synchronized-batch-norm": Case(batch_norm=BatchNormSync.synchronized),
+    "synchronized-decayed": Case(
+        OptimizerSpec(name="sgd", learning_rate=0.05, momentum=0.9, weight_decay=0.1),
+        batch_norm=BatchNormSync.synchronized,
+    ),
     "synchronized-accumulated": Case(batch_norm=BatchNormSync.synchronized, accumulation=4),
     "lanes": Case(ADAM, short=13, class_weights=True, lanes=2),
     "lanes-accumulated": Case(l2=0.01, accumulation=4, lanes=2),
@@ -87,8 +93,9 @@ CASES = {
     "xla": Case(ADAM, short=13, class_weights=True, xla=True),
     "xla-accumulated": Case(l2=0.01, accumulation=4, xla=True),
 }
-#: Models as they are used, with a BatchNorm behind every convolution, fifty of them. By name alone: they take a while.
-#: One step: after ten, plain Keras differs from itself by most of the way when examples of a batch change places.
+#: Of the models below: fifty BatchNorms one behind the other make of float32's roundings a tenth of a step's way.
+DTYPE = "float64"
+#: Models as they are used, with a BatchNorm behind every convolution. By name alone: they take a while.
 APPLICATIONS = {
     "mobilenetv2": Case(
         OptimizerSpec(name="sgd", learning_rate=0.01),
@@ -116,6 +123,12 @@ FOR_FOUR = ("sgd", "adam-accumulated", "class-weights", "short-batch", "mixed", 
 def enlarged(images: np.ndarray, case: Case) -> np.ndarray:
     """The images as large as the case's model wants them."""
     return images if case.family is None else images.repeat(4, 1).repeat(4, 2)
+
+
+def unpacked() -> contextlib.AbstractContextManager[object]:
+    """Each gradient is reduced by itself: TensorFlow packs none of different types, and the loss is float32."""
+    options = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=1)
+    return mock.patch.object(trainer_step, "reduction_options", lambda: options)
 
 
 def digits(short: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -154,6 +167,8 @@ def new_model(case: Case) -> keras.Model:
     else:
         spec = ModelSpec(case.family, batch_norm=batch_norm, options={"alpha": 0.35})
         model = build_model(spec, (32, 32, 1), CLASSES)
+        # Logits are float32 in every model of ours.
+        model = keras.Model(model.input, keras.layers.Dense(CLASSES, name="logits")(model.get_layer("logits").input))
     generator = np.random.default_rng(7)
     for variable in model.trainable_variables:
         if len(variable.shape) > 1:
@@ -176,7 +191,10 @@ def by_keras(case: Case) -> dict[str, np.ndarray]:
         options["weight_decay"] = spec.weight_decay
     clipping = {"global_clipnorm": spec.clip_norm, "clipnorm": spec.clip_variable_norm, "clipvalue": spec.clip_value}
     optimizer = kinds[spec.name](spec.learning_rate, **clipping, **options)
+    if case.family:
+        keras.config.set_dtype_policy(DTYPE)
     model = new_model(dataclasses.replace(case, batch_norm=case.batch_norm and BatchNormSync.average))
+    precision.set_policy(Precision.float32)
     if spec.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     kind = keras.losses.CategoricalFocalCrossentropy if case.focal else keras.losses.CategoricalCrossentropy
@@ -229,6 +247,8 @@ def by_convoy(
     shape = BatchShape(BATCH, case.accumulation, strategy.num_replicas_in_sync)
     replicas = range(first_replica, first_replica + local_replicas)
     precision.set_policy(case.precision)
+    if case.family:
+        keras.config.set_dtype_policy(DTYPE)
     placing = contextlib.nullcontext()
     if devices is not None:
         placing = make_plan(lambda: new_model(case), lambda model: blocks_of(model, BLOCKS), devices).placing()
@@ -265,8 +285,10 @@ def by_convoy(
     source = tf.data.Dataset.from_generator(lambda: batches(case, shape, replicas), output_signature=signature)
     source = source.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     iterator = iter(strategy.distribute_datasets_from_function(lambda _: source))
+    packing = contextlib.nullcontext() if case.family is None else unpacked()
     for done in range(0, case.steps, 2):
-        step.run(iterator, tf.constant(min(2, case.steps - done)), tf.constant(0.0, tf.float64))
+        with packing:  # while it is traced
+            step.run(iterator, tf.constant(min(2, case.steps - done)), tf.constant(0.0, tf.float64))
     averaging(strategy, model)()
     return model
 

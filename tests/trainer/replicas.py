@@ -35,7 +35,8 @@ def main() -> None:
         "agreement:anywhere": np.array([agreement.anywhere(False), agreement.anywhere(rank == number - 1)]),
         "agreement:everywhere": np.array([agreement.everywhere(float(rank)), agreement.everywhere(24.0)]),
     }
-    chosen = sys.argv[4:] or [*cases_of(number), *(PHASED if number == 2 else ())]
+    of_two = (*PHASED, "averaged-statistics") if number == 2 else ()
+    chosen = sys.argv[4:] or [*cases_of(number), *of_two]
     cases = cases_of(number) | APPLICATIONS
     for name, case in ((name, case) for name, case in cases.items() if name in chosen):
         model = by_convoy(case, strategy, rank * local, local)
@@ -43,7 +44,7 @@ def main() -> None:
         keep(name, model)
     for name, phased in ((name, phased) for name, phased in PHASED.items() if name in chosen):
         keep(name, by_phases(phased, strategy, rank * local, local))
-    if not sys.argv[4:] and number == 2:
+    if "averaged-statistics" in chosen:
         keep("averaged-statistics", by_phases(AVERAGED_STATISTICS, strategy, rank * local, local))
     for replica in range(local):
         np.savez(folder / f"{rank * local + replica}.npz", **found[replica])

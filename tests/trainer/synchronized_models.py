@@ -1,7 +1,9 @@
 """A model of keras.applications whose BatchNorms are synchronized, on two replicas: what plain Keras does on one.
 
-Fifty BatchNorms make much of roundings, so one step is compared with how far it went. `make models`.
+One step in float64, where roundings do not hide faults: `make models`.
 """
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,30 +11,27 @@ import pytest
 from tests.trainer import test_replicas
 from tests.trainer.arithmetic import APPLICATIONS, by_keras, new_model, weights_of
 
-#: Of the way that an array has gone, of its largest value, and of nothing.
-TOLERANCES = 2e-3, 3e-7, 1e-7
+#: Of the way that an array has gone; the loss is float32. The gradient of some is 0.
+TOLERANCE, NOTHING = 1e-5, 1e-12
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_mobilenetv2_on_two_replicas_is_mobilenetv2_on_one(tmp_path):
-    running = {
-        group: test_replicas.start(group, folder_of(tmp_path, group), *APPLICATIONS) for group in test_replicas.OF_TWO
-    }
+    groups = test_replicas.OF_TWO
+    running = {group: test_replicas.start(group, folder_of(tmp_path, group), *APPLICATIONS) for group in groups}
     for name, case in APPLICATIONS.items():
         expected, begun = by_keras(case), weights_of(new_model(case))
-        travelled = {path: np.abs(value - begun[path]).max() for path, value in expected.items()}
+        ways = {path: np.abs(value - begun[path]).max() for path, value in expected.items()}
+        assert sum(way > 1e-5 for way in ways.values()) > 0.8 * len(ways), "the reference hardly learnt anything"
         for group, started in running.items():
             for found in test_replicas.finish(group, *started):
                 for path, value in expected.items():
-                    share, of_value, least = TOLERANCES
-                    limit = share * travelled[path] + of_value * np.abs(value).max() + least
                     difference = np.abs(found[f"{name}:{path}"] - value).max()
-                    assert difference <= limit, f"{group}: {path} {difference:.2g} of {travelled[path]:.2g}"
-        moved = [path for path, way in travelled.items() if way > 1e-3 * np.abs(expected[path]).max()]
-        assert len(moved) > 0.9 * len(expected), "the reference hardly learnt anything"
+                    limit = TOLERANCE * ways[path] + NOTHING
+                    assert difference <= limit, f"{group}: {path} differs by {difference:.2g} of {ways[path]:.2g}"
 
 
-def folder_of(root, group):
+def folder_of(root: Path, group: tuple[str, int]) -> Path:
     """A folder for the files of a group."""
     folder = root / group[0]
     folder.mkdir()
