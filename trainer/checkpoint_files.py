@@ -1,7 +1,9 @@
 """The files of a checkpoint held against its manifest: sizes, checksums, what is missing."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import google_crc32c
 import numpy as np
@@ -61,7 +63,7 @@ def verified_bytes(run_dir: RunDir, step: int, entry: FileEntry) -> memoryview:
         if path is None:
             data = memoryview(run_dir.store.get(name))
         else:
-            data = np.memmap(path, np.uint8, "r").data if path.stat().st_size else memoryview(b"")
+            data = _mapped(path)
     except (NotStored, FileNotFoundError) as error:
         raise Broken(f"{name} is missing") from error
     if len(data) != entry.size:
@@ -72,6 +74,17 @@ def verified_bytes(run_dir: RunDir, step: int, entry: FileEntry) -> memoryview:
     if crc32c != entry.crc32c:
         raise Broken(f"{name} has the crc32c {crc32c:08x}, not {entry.crc32c:08x}")
     return data
+
+
+def _mapped(path: Path) -> memoryview:
+    """The bytes of a file on this host's disk, read when they are looked at."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if not size:
+            return memoryview(b"")
+        if hasattr(os, "posix_fadvise"):  # all of it will be: it was written past the cache, and small reads are slow
+            os.posix_fadvise(file.fileno(), 0, size, os.POSIX_FADV_WILLNEED)
+        return np.memmap(file, np.uint8, "r").data
 
 
 def status_of(
