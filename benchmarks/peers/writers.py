@@ -70,16 +70,20 @@ def tfrecord_writer_synced(folder, out, files):
 
 
 def copy(folder, out, files):
-    return lambda: copied(range(SHARDS), out, files)
+    shard = copier(out, files)
+    return lambda: [shard(number) for number in range(SHARDS)]
 
 
 def copy_two(folder, out, files):
+    shard = copier(out, files)
+
     def write():
         children = []
         for first in range(2):
             children.append(os.fork())
             if not children[-1]:
-                copied(range(first, SHARDS, 2), out, files)
+                for number in range(first, SHARDS, 2):
+                    shard(number)
                 os._exit(0)
         for child in children:
             os.waitpid(child, 0)
@@ -87,15 +91,20 @@ def copy_two(folder, out, files):
     return write
 
 
-def copied(shards, out, files):
+def copier(out, files):
+    from data_pipeline.allocator import keep_freed_memory
     from storage.whole_files import sync_folder, write_into
 
-    for shard in shards:
-        with open(f"{out}/{shard:05d}", "xb", buffering=0) as file:
-            pieces = (path.read_bytes() for path, _ in files[shard::SHARDS])
+    keep_freed_memory()
+
+    def shard(number):
+        with open(f"{out}/{number:05d}", "xb", buffering=0) as file:
+            pieces = (path.read_bytes() for path, _ in files[number::SHARDS])
             write_into(file, pieces, known=lambda: 0, sending=True)
             os.fsync(file.fileno())
         sync_folder(Path(out))
+
+    return shard
 
 
 def array_record(folder, out, files):
