@@ -6,15 +6,18 @@ import tensorflow as tf
 
 from conf.augment_rules import mixes
 from conf.schema import AugmentSpec, DataSpec
-from data_pipeline.augment import augment_batch, change_pixels
+from data_pipeline.augment import augment_batch, change_pixels, changes_pixels
 from data_pipeline.augment.mix import mix_neighbours
 from data_pipeline.images import decode, image_of, resize
 from data_pipeline.manifest import Manifest
 from data_pipeline.reader import RecordReader
 from data_pipeline.rows import ShiftedRows, padded_bytes
-from data_pipeline.stored import NUM_CORES, Element, do_not_convert, each_example
+from data_pipeline.stored import NUM_CORES, Element, do_not_convert, each_example, num_prefetched
 
 _LOADED_AT_ONCE = 512
+#: Of images that one call gathers, and calls at once.
+_BYTES_TOGETHER = 12 << 20
+_MOST_GROUPS = 8
 
 
 def pixel_type(manifest: Manifest, image_size: int) -> tf.DType:
@@ -24,7 +27,7 @@ def pixel_type(manifest: Manifest, image_size: int) -> tf.DType:
 
 
 def gathered(
-    batches: tf.data.Dataset,
+    groups: tf.data.Dataset,
     reader: RecordReader,
     data: DataSpec,
     augment: AugmentSpec,
@@ -32,7 +35,11 @@ def gathered(
     kept_as: tf.DType,
     options: tf.data.Options,
 ) -> tf.data.Dataset:
-    """Elements from memory, a batch at a time, which for small images is several times faster than one by one."""
+    """Elements from memory, a batch at a time, which for small images is several times faster than one by one.
+
+    `groups` has some batches of example numbers an element: [batches, n]. Where batches are small, and little is done
+    to them, several are gathered by one call and then told apart: what a call takes by itself is more than that.
+    """
     pixels, labels, weights, whole = _load(reader, data.channels, image_size, kept_as, options)
     images = _images(pixels, augment, data.memory_bytes)
 
@@ -47,20 +54,34 @@ def gathered(
         }
         return mix_neighbours(found, batch["draws"], augment) if mixes(augment) else found
 
-    return batches.map(element, NUM_CORES)
+    batch_bytes = 4 * groups.element_spec["example"].shape[1] * image_size**2 * data.channels
+    together = _BYTES_TOGETHER // batch_bytes
+    if together < 2 or mixes(augment) or changes_pixels(augment):
+        return groups.unbatch().map(element, NUM_CORES).prefetch(num_prefetched(batch_bytes))
+    groups = groups.rebatch(together).map(element, min(NUM_CORES, _MOST_GROUPS))
+    return groups.flat_map(do_not_convert(tf.data.Dataset.from_tensor_slices))
 
 
 def _images(pixels: tf.Tensor, augment: AugmentSpec, memory_bytes: int) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """What makes the images of a batch out of their numbers and draws: by rows, where that is worth it and fits."""
+    """What makes images [..., n] out of their numbers and draws: by rows, where that is worth it and fits."""
     shape = tuple(pixels.shape)
     shifts = augment.flip or augment.pad_crop
     if not shifts or padded_bytes(shape, pixels.dtype.size, augment) > memory_bytes:
-        return lambda examples, draws: augment_batch(tf.gather(pixels, examples), draws, augment)
+
+        def moved(examples: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+            flat = tf.reshape(draws, [-1, tf.shape(draws)[-1]])
+            images = augment_batch(tf.gather(pixels, tf.reshape(examples, [-1])), flat, augment)
+            return tf.ensure_shape(
+                tf.reshape(images, [-1, *examples.shape[1:], *shape[1:]]), [*examples.shape, *shape[1:]]
+            )
+
+        return moved
     rows = ShiftedRows(pixels.numpy(), augment, memory_bytes)
 
     def shifted(examples: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         (images,) = tf.numpy_function(rows, [examples, draws], [tf.float32], stateful=False)
-        return change_pixels(tf.ensure_shape(images, [*examples.shape, *shape[1:]]), draws, augment)
+        images = tf.ensure_shape(images, [*examples.shape, *shape[1:]])
+        return change_pixels(images, draws, augment) if changes_pixels(augment) else images
 
     return shifted
 

@@ -29,13 +29,11 @@ from data_pipeline.manifest import Manifest
 from data_pipeline.order import BatchShape, Blocks, steps_per_epoch
 from data_pipeline.oversampling import Oversampling
 from data_pipeline.reader import RecordReader, Skipped, open_split
-from data_pipeline.stored import NUM_CORES, Element, do_not_convert
+from data_pipeline.stored import NUM_CORES, Element, do_not_convert, num_prefetched
 from data_pipeline.streamed import streamed
 
 _ORDERED_AT_ONCE = 8192  # examples
 _STEPS_AT_ONCE = 64
-_PREFETCH_BYTES = 128 << 20
-_MOST_PREFETCHED = 16
 
 
 def training_dataset(
@@ -158,15 +156,17 @@ def _dataset(
     image_size: int,
 ) -> tf.data.Dataset:
     with tf.device("CPU:0"):
-        batches = _ordered(order, start_step)
+        groups = _ordered(order, start_step)
         if is_kept_in_memory(reader.num_examples, manifest, data, augment, image_size):
             kept_as = pixel_type(manifest, image_size)
-            elements = gathered(batches, reader, data, augment, image_size, kept_as, _options())
+            elements = gathered(groups, reader, data, augment, image_size, kept_as, _options())
         else:
             if isinstance(order, TrainingOrder) and order.blocks:
                 reader.follow(partial(order.groups_from, start_step))
-            elements = streamed(batches, reader, manifest.images, data, augment, image_size)
-        return elements.prefetch(_prefetched(order, data, image_size)).with_options(_options())
+            elements = streamed(groups.unbatch(), reader, manifest.images, data, augment, image_size)
+            batch_bytes = 4 * order.shape.replica_batch_size * image_size**2 * data.channels
+            elements = elements.prefetch(num_prefetched(batch_bytes))
+        return elements.with_options(_options())
 
 
 def _options() -> tf.data.Options:
@@ -182,13 +182,8 @@ def _options() -> tf.data.Options:
     return options
 
 
-def _prefetched(order: BatchOrder, data: DataSpec, image_size: int) -> int:
-    element_bytes = 4 * order.shape.replica_batch_size * image_size**2 * data.channels
-    return int(np.clip(_PREFETCH_BYTES // element_bytes, 2, _MOST_PREFETCHED))
-
-
 def _ordered(order: BatchOrder, start_step: int) -> tf.data.Dataset:
-    """One element a (step, replica): example numbers, mask, draws and the real examples of the global batch."""
+    """Some (step, replica)s an element: example numbers, mask, draws and the real examples of the global batch."""
     rows, size = len(order.replicas), order.shape.replica_batch_size
     at_once = int(np.clip(_ORDERED_AT_ONCE // (rows * size), 1, _STEPS_AT_ONCE))
     end = np.iinfo(np.int64).max if order.num_steps is None else order.num_steps
@@ -204,7 +199,7 @@ def _ordered(order: BatchOrder, start_step: int) -> tf.data.Dataset:
         batch_examples.set_shape([None])
         return {"example": examples, "mask": mask, "draws": draws, "batch_examples": batch_examples}
 
-    return tf.data.Dataset.range(start_step, end, at_once).map(batches).prefetch(1).unbatch()
+    return tf.data.Dataset.range(start_step, end, at_once).map(batches).prefetch(1)
 
 
 def _call_order(order: BatchOrder, at_once: int, first: np.int64) -> tuple[np.ndarray, ...]:

@@ -14,6 +14,7 @@ from data_pipeline.augment.columns import FLIP, PAD_X, PAD_Y
 from data_pipeline.order import Places
 
 Images = NDArray[np.generic]
+_CACHED_BYTES = 512 << 10
 
 
 class ShiftedRows:
@@ -40,21 +41,37 @@ class ShiftedRows:
         self._pixel, self._type = np.dtype(f"V{pixel}"), pixels.dtype
 
     def __call__(self, examples: Places, draws: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The images of these numbers [n], changed as their draws [n, columns] say; float32."""
+        """The images of these numbers [..., n], changed as their draws [..., n, columns] say; float32."""
         height, width, channels = self.shape
+        images = aligned((examples.size, height, width, channels), np.float32)
+        firsts, mirrored = self._first_rows(examples.reshape(-1), draws.reshape(-1, draws.shape[-1]))
+        # A few at a time: what was gathered is still in the processor's cache when it becomes float32.
+        at_once = max(1, _CACHED_BYTES // (height * width * self._pixel.itemsize))
+        for start in range(0, len(images), at_once):
+            part = slice(start, start + at_once)
+            self._fill(images[part], firsts[part], mirrored[part])
+        return images.reshape(*examples.shape, height, width, channels)
+
+    def _first_rows(self, examples: Places, draws: NDArray[np.float32]) -> tuple[Places, NDArray[np.bool_]]:
+        """Which of all rows become those of each image, [n, height], and which images are mirrored afterwards."""
         y, x = (self._offsets(draws[:, column]) for column in (PAD_Y, PAD_X))
         mirrored = draws[:, FLIP] < 0.5 if self._flip else np.zeros(len(examples), bool)
         if self._mirrored:
             examples = examples + self._num_images * mirrored
             x = np.where(mirrored, 2 * self._pad - x, x)
+        height = self.shape[0]
         source = _reflected(height, self._pad)[np.arange(height) + y[:, None]]
-        found = self._rows[(examples[:, None] * height + source) * self._width + x[:, None]]
-        if self._flip and not self._mirrored:
-            pixels = found.view(self._pixel).reshape(-1, height, width)
+        source += (examples * height)[:, None]
+        source *= self._width
+        source += x[:, None]
+        return source, mirrored & (not self._mirrored)
+
+    def _fill(self, images: NDArray[np.float32], rows: Places, mirrored: NDArray[np.bool_]) -> None:
+        found = self._rows[rows]
+        if mirrored.any():
+            pixels = found.view(self._pixel).reshape(-1, *self.shape[:2])
             pixels[mirrored] = pixels[mirrored][:, :, ::-1]
-        images = aligned((len(examples), height, width, channels), np.float32)
         np.copyto(images, found.view(self._type).reshape(images.shape))
-        return images
 
     def _offsets(self, draws: NDArray[np.float32]) -> Places:
         return np.floor(draws * np.float32(2 * self._pad + 1)).astype(np.int64)

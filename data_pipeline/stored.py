@@ -23,6 +23,13 @@ do_not_convert = tf.autograph.experimental.do_not_convert
 #: Images that are decoded at once.
 NUM_CORES = len(os.sched_getaffinity(0))
 _READS_AT_ONCE = 2
+_PREFETCH_BYTES = 128 << 20
+_MOST_PREFETCHED = 16
+
+
+def num_prefetched(batch_bytes: int) -> int:
+    """How many batches of this size are kept ready."""
+    return int(np.clip(_PREFETCH_BYTES // batch_bytes, 2, _MOST_PREFETCHED))
 
 
 def each_example(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from conf.schema import AugmentSpec
+from data_pipeline import rows
 from data_pipeline.rows import ShiftedRows, padded_bytes
 
 COUNT, HEIGHT, WIDTH = 7, 9, 13
@@ -14,7 +15,9 @@ COUNT, HEIGHT, WIDTH = 7, 9, 13
 )
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])
-def test_windows_are_cut_out_of_the_reflected_border(augment: AugmentSpec, channels: int, kind: type) -> None:
+def test_windows_are_cut_out_of_the_reflected_border(
+    augment: AugmentSpec, channels: int, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
     random = np.random.default_rng(3)
     pixels = random.uniform(0, 255, (COUNT, HEIGHT, WIDTH, channels)).astype(kind)
     examples = random.integers(0, COUNT, 40)
@@ -31,6 +34,11 @@ def test_windows_are_cut_out_of_the_reflected_border(augment: AugmentSpec, chann
         found = ShiftedRows(pixels, augment, most_bytes)(examples, draws)
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, np.array(expected, np.float32))
+    # Some batches together, a few images at a time, of which the last are fewer.
+    monkeypatch.setattr(rows, "_CACHED_BYTES", 7 * pixels[0].nbytes)
+    for most_bytes in (1 << 30, 0):
+        found = ShiftedRows(pixels, augment, most_bytes)(examples.reshape(4, 10), draws.reshape(4, 10, -1))
+        np.testing.assert_array_equal(found, np.array(expected, np.float32).reshape(4, 10, HEIGHT, WIDTH, channels))
 
 
 def test_the_border_counts() -> None:
