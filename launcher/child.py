@@ -50,6 +50,9 @@ class Child(Protocol):
     def kill(self) -> None:
         """End it and what it started, at once."""
 
+    def ask_for_stacks(self) -> None:
+        """SIGUSR1, at which a worker's faulthandler writes into its log where all its threads are."""
+
 
 def die_with_parent() -> None:
     """Runs in a new child before it becomes what it shall be: SIGKILL when the parent dies."""
@@ -93,6 +96,10 @@ class ColdChild:
         """Its exit code."""
         return self._process.wait()
 
+    def ask_for_stacks(self) -> None:
+        """SIGUSR1 to it alone."""
+        self._process.send_signal(signal.SIGUSR1)
+
     def kill(self) -> None:
         """SIGKILL to its whole session's group."""
         if self._process.poll() is None:
@@ -129,6 +136,11 @@ class ForkedChild:
         """SIGKILL; the server reports the end."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
+
+    def ask_for_stacks(self) -> None:
+        """SIGUSR1 to it alone."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGUSR1)
 
     def _answer(self) -> dict[str, int]:
         line = self._lines.readline()

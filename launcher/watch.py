@@ -25,6 +25,9 @@ MAX_EVENTS = 1000
 PIPE_DRAIN_S = 0.5  # after the child's end; a grandchild may hold the pipe open
 LARGEST_LINE = 1 << 20
 TAIL_BYTES = 1 << 16
+DUMP_STACKS = "dump stacks"
+#: A child that waits in C and keeps Python's lock cannot read what it is told; a signal reaches it all the same.
+NATIVE_AFTER_S = 1.0
 
 
 class Watch:
@@ -87,6 +90,13 @@ class Watch:
         """Write a line into its control pipe. A child that is gone needs no telling."""
         with contextlib.suppress(OSError):
             os.write(self._control, line.encode() + b"\n")
+        if line == DUMP_STACKS:
+            threading.Timer(NATIVE_AFTER_S, self._ask_for_native_stacks).start()
+
+    def _ask_for_native_stacks(self) -> None:
+        with self._changed:
+            if self._child and self._exit_code is None:
+                self._child.ask_for_stacks()
 
     def kill(self) -> None:
         """SIGKILL; returns when it is gone."""

@@ -1,10 +1,12 @@
 """The two pipes between a worker and the agent that started it, or, where a person started it, the terminal.
 
-The agent sends lines: `stop`, `dump stacks`. The end of that pipe means that the agent is gone, and the worker ends at
-once, so that nothing is left running. The worker sends lines of JSON; they are the heartbeat too.
+The agent sends lines: `stop`, `dump stacks`, and SIGUSR1 to a worker that may not be able to read them. The end of that
+pipe means that the agent is gone, and the worker ends at once, so that nothing is left running. The worker sends lines
+of JSON; they are the heartbeat too.
 """
 
 import contextlib
+import faulthandler
 import json
 import os
 import signal
@@ -20,6 +22,7 @@ from storage.store import StoreError
 
 CONTROL_FD = "CONVOY_CONTROL_FD"
 PROGRESS_FD = "CONVOY_PROGRESS_FD"
+LOG = 2
 #: Of what is said, nothing for a person.
 FOR_THE_LAUNCHER = ("pace", "spent")
 
@@ -46,6 +49,8 @@ class Pipes:
     def __init__(self, control: int, progress: int, keep_stacks: Callable[[bytes], None]):
         self.stop_requested = False
         self._progress, self._keep_stacks, self._lock = progress, keep_stacks, threading.Lock()
+        # Into the log: TensorFlow waits for other workers in C, with Python's lock held, where no thread can answer.
+        faulthandler.register(signal.SIGUSR1, file=LOG)
         threading.Thread(target=self._listen, args=(control,), daemon=True, name="control").start()
 
     def say(self, kind: str, **fields: Any) -> None:

@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from launcher.goodput import seconds_of
-from storage.run_dir import OUTCOME, RunDir, stacks_name
+from storage.run_dir import OUTCOME, RunDir, log_name, stacks_name
+from storage.store import NotStored
 from tests.end_to_end.conftest import Command
 from tests.end_to_end.storm import assert_same, command_of
 from tests.launcher.conftest import living
@@ -115,8 +116,16 @@ class Held:
         assert (ended["rank"], details["kind"], words in details["reason"]) == (rank, kind, True), ended
         assert seconds < HANG_S + START_S + 10 * PATIENCE
         if (victim, number) == ("worker", STOP) and "no progress" in details["reason"] and self.phase != "exporting":
-            stacks = self.run.store.get(stacks_name(self.attempt, 1 - rank)).decode()
-            assert stacks.startswith("thread MainThread"), "whoever does not stand still says where it waits"
+            self.assert_says_where_it_waits(1 - rank)
+
+    def assert_says_where_it_waits(self, rank: int) -> None:
+        """Of itself, or by its log where it waits in C and holds Python's lock."""
+        try:
+            said = self.run.store.get(stacks_name(self.attempt, rank)).decode()
+            assert said.startswith("thread MainThread")
+        except NotStored:
+            log = self.run.store.get(log_name(self.attempt, rank)).decode()
+            assert "most recent call first" in log and "strategy.py" in log, log[-3000:]
 
     def strike_server(self, name: str, number: signal.Signals) -> None:
         """Hit a server of Ray, let the chief go on: the workers save, and the command says how to go on."""

@@ -1,5 +1,6 @@
 """A child's two kinds, watched: started, told, ended. Real processes, no Ray, no TensorFlow."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -196,3 +197,17 @@ def test_waiting_for_a_standby_server_can_be_broken_off(order, tmp_path):
     watched.kill()
     assert watched.poll(0).exit_code == -signal.SIGKILL
     assert time.monotonic() - begun < 2
+
+
+def test_a_child_that_holds_pythons_lock_says_in_its_log_where_it_waits(order, tmp_path):
+    """As TensorFlow does while it waits for the other workers."""
+    watched = watch(dataclasses.replace(order("wait"), module="native_worker"))
+    until(watched, lambda status: status.events)
+    watched.send("dump stacks")
+    deadline = time.monotonic() + 20
+    while "native_worker.py" not in (said := "\n".join(watched.tail(99))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    watched.kill()
+    assert "(most recent call first)" in said and "native_worker.py" in said
+    assert watched.poll(0).exit_code == -signal.SIGKILL
+    watched.close()
