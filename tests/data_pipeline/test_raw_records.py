@@ -9,13 +9,15 @@ import pytest
 import tensorflow as tf
 
 from conf.schema import AugmentSpec, BadRecord, DataSpec, Encoding, SplitSpec
-from data_pipeline.manifest import Manifest
+from data_pipeline.manifest import Manifest, load_manifest
 from data_pipeline.order import BatchShape
 from data_pipeline.pipeline import evaluation_dataset, training_dataset
 from data_pipeline.raw_records import read_raw
 from data_pipeline.reader import RecordReader
 from data_pipeline.records import ENCODED, FORMAT, HEIGHT, LABEL, WEIGHT, WIDTH, CorruptRecord, Record
+from tests.data_pipeline.conftest import upload
 from tests.data_pipeline.damaging import cut_image, labelled, rewritten
+from tests.storage.fault_proxy import Fault, FaultProxy
 
 Prepare = Callable[..., Manifest]
 CHANNELS, COUNT = 3, 60
@@ -158,5 +160,27 @@ def test_batches_are_those_of_images_that_are_read_one_by_one(pixels_set: Manife
     for one, other in zip(batches(data), batches(replace(data, on_corrupt=BadRecord.skip)), strict=True):
         assert one["image"].std() > 20
         assert one.keys() == other.keys()
+        for name, value in one.items():
+            np.testing.assert_array_equal(value, other[name])
+
+
+def test_batches_of_a_bucket_are_those_too(
+    pixels_set: Manifest, gcs_url: str, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    """Through a cache that holds less than the split, and a network that cuts and flips what it brings."""
+    cache_bytes = sum(shard.num_bytes for shard in pixels_set.splits["train"].shards) * 3 // 4
+
+    def batches(name: str, on_corrupt: BadRecord) -> list[dict[str, np.ndarray]]:
+        cache = {"cache_dir": str(tmp_path / name), "cache_bytes": cache_bytes, "memory_bytes": 0}
+        data = DataSpec(augment=AugmentSpec(flip=True, crop_min_area=0.08), on_corrupt=on_corrupt, **cache)
+        dataset = training_dataset(far, data, 3, BatchShape(8), range(1), 24, 4)
+        return list(dataset.take(30).as_numpy_iterator())
+
+    far = load_manifest(upload(pixels_set, gcs_url))
+    proxy.faults = [Fault(kind, "GET", "alt=media", skip=1 + 2 * place) for place, kind in enumerate(["cut", "flip"])]
+    together = batches("together", BadRecord.stop)
+    assert all(fault.uses == 0 for fault in proxy.faults), "a fault was never met"
+    for one, other in zip(together, batches("singly", BadRecord.skip), strict=True):
+        assert one["image"].std() > 20
         for name, value in one.items():
             np.testing.assert_array_equal(value, other[name])
