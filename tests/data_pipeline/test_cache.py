@@ -188,7 +188,6 @@ def test_of_two_jobs_that_share_a_cache_one_is_killed_in_a_fetch_and_the_other_g
         total = int(other.stdout.readline())
     assert total == sum(len(example) for example in everything(near))
     assert set(fetches(proxy)) == {f"{number:05d}" for number in range(SHARDS)}
-    assert all(".fetching" not in name and ".part" not in name for name in copies(tmp_path))
     proxy.released.set()
 
 

@@ -55,7 +55,7 @@ def root(tmp_path_factory) -> Path:
     for name, weight in POISONS.items():
         manifest = prepare(JobSpec(data=DataSpec(out=str(folder / name)), storage=StorageSpec(root=str(folder))))
         assert manifest is not None
-        poison = partial(dataclasses.replace, weight=weight)
+        poison = partial(Record._replace, weight=weight)
         rewritten(manifest, "train", {poisoned_example(manifest.splits["train"].num_examples): poison})
     generator, model = np.random.default_rng(7), build_model(MODEL, (8, 8, 1), 10)
     model.set_weights([generator.normal(0, 0.1, weight.shape).astype(np.float32) for weight in model.get_weights()])
