@@ -1,6 +1,5 @@
 """A batch that blows up: the job stops and is not started again in vain; asked to, it goes on without the batch."""
 
-import dataclasses
 
 import numpy as np
 
@@ -29,7 +28,7 @@ def test_it_stops_by_name_and_goes_on_without_the_batch(convoy):
     manifest = load_manifest(url)
     place = np.array([(STEP - 1) * BATCH + 3])
     poisoned = int(place_to_example(0, 0, place, manifest.splits["train"].num_examples)[0])
-    rewritten(manifest, "train", {poisoned: lambda record: dataclasses.replace(record, weight=float("inf"))})
+    rewritten(manifest, "train", {poisoned: lambda record: record._replace(weight=float("inf"))})
 
     said = convoy.run(*WORDS, f"data.path={url}", expect=1)
     outcome = convoy.json("poisoned", "outcome.json")
