@@ -1,6 +1,5 @@
 """A batch that blows up: the job stops and is not started again in vain; asked to, it goes on without the batch."""
 
-
 import numpy as np
 
 from data_pipeline.manifest import load_manifest
