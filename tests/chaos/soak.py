@@ -44,7 +44,9 @@ def drawn(draw: random.Random) -> list[str]:
 
 @pytest.mark.timeout(1500)
 def test_the_soak(convoy: Command, proxy: FaultProxy, tmp_path: Path, show: Callable[..., None]) -> None:
-    words = (*JOB, f"trainer.steps={STEPS}", "trainer.checkpoint_every_steps=40", "trainer.keep_best=1")
+    # Patience for longer than the job lasts: stopped early it would end before the storm does.
+    longer = (f"trainer.steps={STEPS}", "trainer.early_stopping.patience=100", "trainer.checkpoint_every_steps=40")
+    words = (*JOB, *longer, "trainer.keep_best=1")
     kinds = drawn(random.Random(SEED))
     convoy.run("job=prepare", "run_id=prepare")
     undisturbed = convoy.start("run_id=calm", *words)
