@@ -5,6 +5,9 @@ A file with a function `build` is a family. It serves the model of its own name,
     NAMES = {"resnet50": 224, ...}     the side of the images each was designed for, in pixels; None: any
     MIN_IMAGE_SIZE = 32                the smallest side it takes; 1 where it is left out
     STOCHASTIC_DEPTH = True            it drops residual blocks where `trainer.model.stochastic_depth` asks for it
+    LEAST = {"patch": 1, ...}          the smallest number that an option, or each in its list, may be
+
+Parameters of `build` behind its first three are options of the family; their annotations say what they may be.
 """
 
 import ast
@@ -26,6 +29,8 @@ class Family(NamedTuple):
     image_size: int | None = None
     min_image_size: int = 1
     stochastic_depth: bool = False
+    options: Mapping[str, str] = MappingProxyType({})  # what each is, as `build` is annotated
+    least: Mapping[str, float] = MappingProxyType({})
 
 
 @functools.cache
@@ -54,14 +59,16 @@ def _family(model: ModelSpec) -> Family:
 
 def _families_in(path: Path) -> dict[str, Family]:
     says: dict[str, Any] = {}
-    builds = False
+    options: dict[str, str] | None = None
     for statement in ast.parse(path.read_text()).body:
-        builds |= isinstance(statement, ast.FunctionDef) and statement.name == "build"
+        if isinstance(statement, ast.FunctionDef) and statement.name == "build":
+            own = statement.args.args[3:] + statement.args.kwonlyargs
+            options = {each.arg: ast.unparse(each.annotation) if each.annotation else "Any" for each in own}
         name = getattr(statement.targets[0], "id", None) if isinstance(statement, ast.Assign) else None
-        if isinstance(statement, ast.Assign) and name in ("NAMES", "MIN_IMAGE_SIZE", "STOCHASTIC_DEPTH"):
+        if isinstance(statement, ast.Assign) and name in ("NAMES", "MIN_IMAGE_SIZE", "STOCHASTIC_DEPTH", "LEAST"):
             says[name] = ast.literal_eval(statement.value)
-    if not builds:
+    if options is None:
         return {}
-    smallest, drops = says.get("MIN_IMAGE_SIZE", 1), says.get("STOCHASTIC_DEPTH", False)
+    told = says.get("MIN_IMAGE_SIZE", 1), says.get("STOCHASTIC_DEPTH", False), options, says.get("LEAST", {})
     names = says.get("NAMES", {path.stem: None})
-    return {name: Family(path.stem, size, smallest, drops) for name, size in names.items()}
+    return {name: Family(path.stem, size, *told) for name, size in names.items()}

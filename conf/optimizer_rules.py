@@ -41,9 +41,13 @@ def schedule_problems(key: str, spec: ScheduleSpec) -> list[Problem]:
         found.append(Problem(f"{key}.name", spec.name, "there is none of this name", nearest(spec.name, SCHEDULES)))
     for name in ("every_steps", "factor", "power", "cycles"):
         value = getattr(spec, name)
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < math.inf:
             cure = f"leave {key}.{name} out for its default, or give a positive number"
-            found.append(Problem(f"{key}.{name}", value, "must be greater than 0", cure))
+            law = "must be greater than 0" if not value > 0 else "must be a finite number"
+            found.append(Problem(f"{key}.{name}", value, law, cure))
+    if not 0 <= spec.end_factor <= 1:
+        law = "is the share of the learning rate that it falls to, in [0, 1]"
+        found.append(Problem(f"{key}.end_factor", spec.end_factor, law, f"{key}.end_factor=0.01"))
     if spec.warmup_steps < 0:
         law = "a number of steps is at least 0"
         found.append(Problem(f"{key}.warmup_steps", spec.warmup_steps, law, f"{key}.warmup_steps=0"))

@@ -11,6 +11,7 @@ from conf import (
     judge_rules,
     look_rules,
     micro_batch,
+    option_rules,
     phases,
     search_rules,
     stages,
@@ -90,7 +91,7 @@ def model_problem(model: ModelSpec) -> Problem | None:
         those = ", ".join(name for name, family in known.items() if family.stochastic_depth)
         law = f"{model.name} has no residual blocks that Convoy could leave out"
         return Problem("trainer.model.stochastic_depth", model.stochastic_depth, law, f"0, or one of {those}")
-    return None
+    return next(option_rules.problems(model, known[model.name]), None)
 
 
 def _names(job: JobSpec) -> list[Problem]:
@@ -140,6 +141,8 @@ def _positive(job: JobSpec) -> list[Problem]:
         "trainer.keep_checkpoints": trainer.keep_checkpoints,
         "trainer.max_blow_ups": trainer.max_blow_ups,
         "trainer.keep_every_steps": trainer.keep_every_steps,
+        "trainer.model.image_size": trainer.model.image_size,
+        "trainer.model.min_image_size": trainer.model.min_image_size,
         "data.image_size": data.image_size,
         "data.examples_per_class": data.examples_per_class,
         "data.num_shards": data.num_shards,
@@ -238,11 +241,12 @@ def _shares(job: JobSpec) -> list[Problem]:
     for name, (value, limit) in ranges.items():
         if not 0 <= value < limit:
             problems.append(Problem(name, value, f"is a share in [0, {limit:g})", f"{name}=0.1"))
-    model, size = job.trainer.model, job.data.image_size
-    smallest = families.min_image_size(model)
+    model = job.trainer.model
+    key = "trainer.model.image_size" if job.data.image_size is None else "data.image_size"
+    size, smallest = job.data.image_size or model.image_size, families.min_image_size(model)
     if size is not None and 0 < size < smallest:
         law = f"{model.name} cannot take images smaller than {smallest} pixels"
-        problems.append(Problem("data.image_size", size, law, f"data.image_size={smallest}"))
+        problems.append(Problem(key, size, law, f"{key}={smallest}"))
     for width in model.hidden:
         if width <= 0:
             law = "a hidden layer has at least one unit"

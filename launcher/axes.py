@@ -19,6 +19,8 @@ from conf.errors import BadSpec
 from conf.schema import SweepKind, SweepSpec
 
 SWEEP = "job=sweep"
+#: Words that are the sweep's own: all its trials share them, and lie side by side.
+OWN = ("job", "run_id", "dry_run", "sweep", "storage")
 #: Draws in a row that give nothing new: there is nothing new left.
 TRIES = 200
 #: The values of one trial, as they are typed, by key.
@@ -59,8 +61,11 @@ def split(words: Sequence[str]) -> tuple[list[str], list[Axis]]:
         axis = _axis(word)
         if axis is None:
             fixed.append(word)
-        else:
-            axes.append(axis)
+            continue
+        if axis.key.split(".")[0] in OWN:
+            law = "is the sweep's own, and the same for all its trials"
+            raise BadSpec.of(axis.key, word.partition("=")[2], law, "one value; a sweep varies data, trainer or seed")
+        axes.append(axis)
     return fixed, axes
 
 

@@ -22,6 +22,7 @@ import conf
 from conf.errors import BadSpec, Problem
 from conf.register import register
 from conf.schema import JobSpec
+from conf.words import closest
 from launcher import axes
 from launcher.inside import NoSuchKey, hint_at, problems_inside, types_of
 
@@ -116,8 +117,8 @@ def options(group: str) -> list[str]:
 
 def nearest(word: str, known: Sequence[str]) -> str:
     """'did you mean ...?' with the closest of `known`, or nothing."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else ""
+    close = closest(word, known)
+    return f"did you mean {close}?" if close else ""
 
 
 def _last_word(key: str, known: Sequence[str]) -> str:
@@ -194,8 +195,9 @@ def _explain(error: Exception, words: Sequence[str]) -> BadSpec:
         value = OverridesParser.create().parse_override(word).value() if text.startswith(("[", "{")) else text
         if problems := list(problems_inside(key, value, hint, _wrong)):
             return BadSpec(problems)
-        if IN_A_LIST.fullmatch(key) and isinstance(error, AssertionError):
-            law, whole = "the recipe has no such list to change", ".".join(key.split(".")[:2])
+        if IN_A_LIST.fullmatch(key) and (isinstance(error, AssertionError) or key in str(error)):
+            there = "list to change" if isinstance(error, AssertionError) else "place in its list"
+            law, whole = f"the recipe has no such {there}", ".".join(key.split(".")[:2])
             return BadSpec.of(key, text, law, f"give the list as a whole: '{whole}=[{{...}}, {{...}}]'")
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return BadSpec.of("command line", " ".join(words), first, "--help shows the keys and groups")
@@ -205,7 +207,7 @@ def _wrong(text: str, hint: Any) -> Problem | None:
     """What is wrong with a value, whatever its key."""
     if _fits(text, hint):
         return None
-    return Problem("", text, f"must be {_wanted(hint)}", _closest_member(text, hint))
+    return Problem("", text, f"must be {_wanted(hint)}", _cure(text, hint))
 
 
 def _fits(value: str, hint: Any) -> bool:
@@ -214,11 +216,17 @@ def _fits(value: str, hint: Any) -> bool:
     types = types_of(hint)
     if value == "null":
         return type(None) in types
-    if value.startswith(("[", "{")) and any(
-        get_origin(k) in (list, dict) or dataclasses.is_dataclass(k) for k in types
-    ):
+    if (value.startswith("[") and any(map(_is_list, types))) or (value.startswith("{") and any(map(_is_group, types))):
         return True  # what is in it is Hydra's to judge
     return any(kind is str or re.fullmatch(LOOKS.get(kind, "(?!)"), value) or _is_member(value, kind) for kind in types)
+
+
+def _is_list(kind: Any) -> bool:
+    return get_origin(kind) is list
+
+
+def _is_group(kind: Any) -> bool:
+    return get_origin(kind) is dict or dataclasses.is_dataclass(kind)
 
 
 def _is_member(value: str, kind: Any) -> bool:
@@ -232,11 +240,20 @@ def _wanted(hint: Any) -> str:
         if isinstance(kind, type) and issubclass(kind, Enum):
             wanted.append(f"one of {', '.join(kind.__members__)}")
         else:
-            wanted.append(words.get(kind, "a group of keys"))
+            wanted.append("a list" if _is_list(kind) else words.get(kind, "a group of keys"))
     return " or ".join(wanted)
 
 
-def _closest_member(value: str, hint: Any) -> str:
-    enums = [kind for kind in types_of(hint) if isinstance(kind, type) and issubclass(kind, Enum)]
+def _cure(value: str, hint: Any) -> str:
+    """A cure for a value of another type; {key} stands for its key."""
+    kinds = types_of(hint)
+    if any(map(_is_list, kinds)):
+        return "a list stands in brackets: '{key}=[" + ("{...}" if value.startswith("{") else value) + "]'"
+    if (
+        any(dataclasses.is_dataclass(kind) and "name" in get_type_hints(kind) for kind in kinds)
+        and value.isidentifier()
+    ):
+        return f"{{key}}.name={value}"
+    enums = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)]
     members = [name for kind in enums for name in kind.__members__]
     return nearest(value, members) or "give such a value, or leave the key out"

@@ -9,7 +9,8 @@ from conf import class_weights, rules
 from conf.data_url import PREPARED, data_url, local_source, source_changed
 from conf.errors import BadSpec, Problem
 from conf.schema import DataSpec, JobSpec, ModelSpec
-from launcher.drive import needs_data
+from launcher.drive import needs_data, resolved
+from launcher.gate import planned_placement
 from launcher.plan import read_manifest
 from storage.data_dir import MANIFEST
 from storage.source_files import IMAGE_SUFFIXES, changes
@@ -29,6 +30,10 @@ def check(job: JobSpec) -> None:
     problems += _weighed_classes(job)
     if problems:
         raise BadSpec(problems)
+    # How many replicas there are on this machine is known by now, and with it whether the batch can be shared out.
+    placement, _ = planned_placement(job.cluster)
+    if placement is not None:
+        rules.check(resolved(job, placement))
 
 
 def check_source(job: JobSpec) -> None:
@@ -51,7 +56,7 @@ def _weights(model: ModelSpec) -> Iterator[Problem]:
     if model.weights in ("none", "imagenet") or "://" in model.weights:
         return
     path = Path(model.weights).expanduser().absolute()
-    if not os.path.exists(path):
+    if not model.weights or not os.path.exists(path):
         law = f"there is nothing at this path ({path})"
         yield Problem("trainer.model.weights", model.weights, law, "none, imagenet, a file of weights or a run")
 

@@ -33,7 +33,10 @@ def hint_at(schema: Any, key: str) -> Any:
 
 
 def problems_inside(key: str, value: Any, hint: Any, wrong: Callable[[str, Any], Problem | None]) -> Iterator[Problem]:
-    """Keys that are not there, and what `wrong(text, hint)` says of each value. `value` is as Hydra parsed it."""
+    """Keys that are not there, and what `wrong(text, hint)` says of each value, {key} in its cure being the key.
+
+    `value` is as Hydra parsed it.
+    """
     groups = [kind for kind in types_of(hint) if dataclasses.is_dataclass(kind)]
     if isinstance(value, list) and (element := _element(hint)) is not None:
         for number, each in enumerate(value):
@@ -47,7 +50,7 @@ def problems_inside(key: str, value: Any, hint: Any, wrong: Callable[[str, Any],
             else:
                 yield from problems_inside(f"{key}.{name}", each, below, wrong)
     elif (found := wrong(_text(value), hint)) is not None:
-        yield found._replace(field=key)
+        yield found._replace(field=key, cure=found.cure.replace("{key}", key))
 
 
 def _below(schema: Any, name: str) -> Any:

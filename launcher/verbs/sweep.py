@@ -89,6 +89,8 @@ def planned(words: Sequence[str], job: JobSpec) -> list[Trial]:
         try:
             composed = compose([*trial.words, f"run_id={trial.run_id}"]).job
             rules.check(composed)
+            if problem := rules.model_problem(composed.trainer.model):
+                raise BadSpec([problem])
             trials.append(replace(trial, job=composed))
         except BadSpec as error:
             refusals.append(error)

@@ -84,6 +84,11 @@ BAD = [
     ("trainer.phases=[{epochs: 5, learning_rate: -1}, {}]", "a number above 0", "0.001"),
     ("trainer.phases=[{epochs: 5, optimizer: {name: sdg}}, {}]", "none of this name", "did you mean sgd?"),
     ("trainer.phases=[{epochs: 5, schedule: {name: cosin}}, {}]", "none of this name", "did you mean cosine?"),
+    (
+        "trainer.phases=[{epochs: 5, schedule: {end_factor: -3}}, {}]",
+        "in [0, 1]",
+        "trainer.phases.0.schedule.end_factor",
+    ),
     ("trainer.groups=[{part: head, optimizer: {clip_norm: 0}}]", "greater than 0", "trainer.groups.0.optimizer"),
     ("trainer.groups=[{part: -1}]", "a number of blocks above 0", "trainer.groups.0.part=head"),
     ("trainer.optimizer.layer_decay=1.5", "no faster than the one above", "layer_decay=0.8"),

@@ -7,6 +7,7 @@ import pytest
 from conf.errors import BadSpec
 from conf.schema import ClusterSpec, JobSpec, SweepKind, SweepSpec
 from launcher.axes import Axis, split, trials
+from launcher.compose import compose
 from launcher.placement import Host, place, room
 from launcher.sweep_table import as_csv, lines, ranked
 from launcher.trial import Result, Trial
@@ -89,8 +90,18 @@ def test_a_combination_that_the_rules_refuse_is_named_and_the_others_are_tried()
     assert ["greater than 0" in (trial.refused or "") for trial in found] == [True, False, True, False]
     assert found[3].job.trainer.accumulation_steps == 2 and found[3].job.trainer.optimizer.learning_rate == 1
     assert found[3].job.trainer.tensorboard.hparams == ["trainer.accumulation_steps", RATE]
+    model = planned(["job=sweep", "trainer.model.name=convnet,vgg99"], JobSpec(run_id="s"))
+    assert model[0].refused is None and "did you mean vgg19?" in model[1].refused
     with pytest.raises(BadSpec, match="greater than 0"):
         planned([*words[:3], f"{RATE}=-1,0"], JobSpec(run_id="s"))
+
+
+@pytest.mark.parametrize(
+    "word", ["run_id=a,b", "job=train,find_lr", "sweep.trials=1,2", "storage.root=a,b", "storage=local,gcs"]
+)
+def test_what_all_trials_share_is_not_varied(word):
+    with pytest.raises(BadSpec, match=f"{word.partition('=')[0]}=.* - is the sweep's own, and the same for all"):
+        compose(["job=sweep", word, f"{RATE}=1,2"])
 
 
 def test_as_many_trials_run_at_once_as_the_hosts_hold():

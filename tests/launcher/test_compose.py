@@ -66,13 +66,23 @@ def test_options_of_a_family_come_one_by_one_or_all_in_one_word():
         ("trainer.early_stopping={patiense: 3}", ["trainer.early_stopping.patiense=3", "mean patience?"]),
         ("trainer.fine_tuning.0.epochz=3", ["trainer.fine_tuning.0.epochz=3", "mean epochs?"]),
         ("trainer.phases.0.epochs=3", ["trainer.phases.0.epochs=3", "no such list", "'trainer.phases=[{...}"]),
+        ("trainer.phases={trainable: head}", ["trainer.phases=", "must be a list or null", "'trainer.phases=[{...}]'"]),
+        ("trainer.model.hidden=256", ["must be a list", "brackets: 'trainer.model.hidden=[256]'"]),
+        ("trainer.profile=100", ["must be a list or null"]),
+        ("trainer.optimizer=sgd", ["must be a group of keys", "trainer.optimizer.name=sgd"]),
+        (
+            "trainer.groups=[{optimizer: sgd}]",
+            ["trainer.groups.0.optimizer=sgd", " trainer.groups.0.optimizer.name=sgd"],
+        ),
+        ("trainer.fine_tuning.7.epochs=3", ["no such place in its list", "'trainer.fine_tuning=[{...}"]),
+        ("trainer.compile=XLA", ["must be one of none, xla", "did you mean xla?"]),
         ("trainer.model.options=5", ["trainer.model.options=5", "must be a group of keys"]),
         ("trainer.steps=[1]", ["trainer.steps=[1]", "must be a whole number or null"]),
     ],
 )
 def test_a_wrong_word_is_refused_with_the_nearest_spelling(word, said):
     with pytest.raises(BadSpec) as refused:
-        compose(["seed=1", word])
+        compose(["seed=1", "trainer=mobilenetv2", word] if "fine_tuning" in word else ["seed=1", word])
     for words in said:
         assert words in str(refused.value)
 

@@ -36,8 +36,36 @@ def test_a_misspelt_model_is_refused_with_the_nearest():
     assert "no such model" in refusal("trainer.model.name=pixels")  # a file that families share is none
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("convnet options.filter=3", "filter=3 - convnet has no such option - did you mean filters?"),
+        ("resnet50 options.alpha=2", "alpha=2 - resnet50 has no such option - resnet50 has no options of its own"),
+        ("convnet options.filters=[8,many]", "filters=[8, 'many'] - must be a list of whole numbers"),
+        ("convnet options.filters=[8,0]", "filters=[8, 0] - must be 1 or more, each"),
+        ("convnet options.dense=-1", "dense=-1 - must be 0 or more"),
+        ("convnet options.batch_norm=maybe", "batch_norm=maybe - must be true or false"),
+        ("vit options.patch=0", "patch=0 - must be 1 or more"),
+        ("vit options.size=3", "size=3 - must be text"),
+        ("mobilenetv2 options.alpha=wide", "alpha=wide - must be a number"),
+    ],
+)
+def test_an_option_that_the_family_cannot_take_is_refused(words, said):
+    name, option = words.split()
+    assert f"trainer.model.options.{said}" in refusal(f"trainer.model.name={name}", f"trainer.model.{option}")
+
+
+def test_a_batch_that_this_machine_cannot_share_out_is_refused(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    said = refusal("trainer.accumulation_steps=3")
+    assert "multiple of 3 (1 workers x 1 replicas x 3 micro-batches) - nearest: 63, 66" in said
+    assert "multiple of 7 (1 workers x 1 replicas x trainer.micro_batch=7)" in refusal("trainer.micro_batch=7")
+    early.check(compose(["trainer.accumulation_steps=3", "trainer.global_batch_size=66"]).job)
+
+
 def test_weights_with_nothing_there_are_refused(tmp_path):
     assert "trainer.model.weights=" in refusal(f"trainer.model.weights={tmp_path}/gone.h5")
+    assert "there is nothing at this path" in refusal("trainer.model.weights=")
     (tmp_path / "there.h5").touch()
     early.check(compose([f"trainer.model.weights={tmp_path}/there.h5"]).job)
     early.check(compose(["trainer=mobilenetv2", "trainer.model.weights=imagenet"]).job)

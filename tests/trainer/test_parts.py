@@ -89,6 +89,8 @@ def test_models_are_found_by_name_and_refuse_what_they_cannot_take():
         build_model(ModelSpec(name="xcepton"), (96, 96, 3), 10)
     with pytest.raises(BadSpec, match=r"options.filter=3 - convnet has no such option - did you mean filters"):
         build_model(ModelSpec(options={"filter": 3}), (8, 8, 1), 10)
+    with pytest.raises(BadSpec, match=r"padding=valid leaves nothing of images of 8 pixels for convolution 3"):
+        build_model(ModelSpec(options={"padding": "valid"}), (8, 8, 1), 10)
     with pytest.raises(BadSpec, match=r"data\.image_size=70"):
         build_model(ModelSpec(name="xception"), (70, 70, 3), 10)
 

@@ -8,9 +8,7 @@ layers, so that an exported model carries it.
 """
 
 import importlib
-import inspect
 import re
-from collections.abc import Callable
 from types import ModuleType
 
 import keras
@@ -33,9 +31,7 @@ def build_model(spec: ModelSpec, shape: tuple[int, int, int], num_classes: int) 
     if min(shape[:2]) < smallest:
         law = f"{spec.name} cannot take images smaller than {smallest} pixels"
         raise BadSpec.of("data.image_size", min(shape[:2]), law, f"data.image_size={smallest}")
-    build = _family(spec).build
-    _check_options(spec, build)
-    model = build(shape, num_classes, spec, **spec.options)
+    model = _family(spec).build(shape, num_classes, spec, **spec.options)
     if spec.batch_norm is BatchNormSync.synchronized:
         batch_norm.synchronize(model)
     if spec.batch_norm_momentum is not None:
@@ -61,12 +57,3 @@ def block_pattern(spec: ModelSpec) -> re.Pattern[str] | None:
 
 def _family(spec: ModelSpec) -> ModuleType:
     return importlib.import_module(f"{__name__}.{families.known()[spec.name].module}")
-
-
-def _check_options(spec: ModelSpec, build: Callable[..., keras.Model]) -> None:
-    known = list(inspect.signature(build).parameters)[3:]
-    for name, value in spec.options.items():
-        if name not in known:
-            law = f"{spec.name} has no such option"
-            cure = rules.nearest(name, known) if known else f"{spec.name} has no options of its own"
-            raise BadSpec.of(f"trainer.model.options.{name}", value, law, cure)

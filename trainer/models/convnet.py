@@ -13,6 +13,9 @@ from trainer.models.pixels import normalise, to_unit
 #: A block is a convolution and what follows it.
 BLOCKS = re.compile(r"^(conv\d+)$")
 
+#: A hidden layer of none is left out.
+LEAST = {"filters": 1, "dense": 0}
+
 #: Of BatchNorm's moving statistics. Small networks are trained for few steps: 0.99 would still remember the start.
 MOMENTUM = 0.9
 
@@ -41,6 +44,9 @@ def build(
     pixels = keras.Input(shape, name="image")
     x = normalise(pixels, spec, to_unit)
     for number, width in enumerate(filters, start=1):
+        if padding == "valid" and min(x.shape[1:3]) < 3:
+            law = f"padding=valid leaves nothing of images of {min(shape[:2])} pixels for convolution {number}"
+            raise BadSpec.of("trainer.model.options.padding", padding, law, "padding=same, or fewer filters")
         x = keras.layers.Conv2D(width, 3, padding=padding, name=f"conv{number}", use_bias=not batch_norm)(x)
         if batch_norm:
             x = keras.layers.BatchNormalization(momentum=MOMENTUM, name=f"norm{number}")(x)

@@ -8,6 +8,8 @@ from trainer.models.pixels import as_they_are, to_signed
 
 NAMES = {"mobilenet": 224, "mobilenetv2": 224, "mobilenetv3small": 224, "mobilenetv3large": 224}
 MIN_IMAGE_SIZE = 32
+#: Below it all are the same: Keras gives each layer eight channels at least.
+LEAST = {"alpha": 0.05}
 
 
 def build(shape: tuple[int, int, int], num_classes: int, spec: ModelSpec, alpha: float = 1.0) -> keras.Model:

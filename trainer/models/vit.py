@@ -24,6 +24,7 @@ class Size(NamedTuple):
 NAMES = {"vit": 224}
 MIN_IMAGE_SIZE = 8
 STOCHASTIC_DEPTH = True
+LEAST = {"patch": 1}
 SIZES = {"ti": Size(192, 12, 3), "s": Size(384, 12, 6), "b": Size(768, 12, 12)}
 
 
