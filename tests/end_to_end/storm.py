@@ -1,5 +1,6 @@
 """A storm over a job: real faults at random moments, drawn from a seed, and what the job has to be afterwards."""
 
+import json
 import os
 import random
 import signal
@@ -17,7 +18,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 
 from launcher.goodput import seconds_of
 from launcher.mirror import Mirror
-from storage.run_dir import TENSORBOARD, RunDir
+from storage.run_dir import EVENTS, EVENTS_FOLDER, TENSORBOARD, RunDir
 from tests.end_to_end.conftest import Command
 from tests.storage.fault_proxy import Fault, FaultProxy
 
@@ -67,7 +68,7 @@ class Storm:
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
-        self._told: list[dict[str, Any]] = []
+        self._told: dict[str, dict[str, Any]] = {}
         self._died_at = 0
         self._driver = self._start()
 
@@ -199,14 +200,14 @@ class Storm:
         raise AssertionError(f"nothing happened for {PATIENCE_S} s: {self.events()[-5:]}")
 
     def events(self) -> list[dict[str, Any]]:
-        """What has happened; of a far run each object is fetched once, past the proxy's faults."""
-        if self.run.store.local_path("events.jsonl") is not None:
+        """What has happened; of a far run each event is fetched once, past the proxy's faults."""
+        store = self.run.store
+        if store.local_path(EVENTS) is not None:
             return list(self.run.events())
-        self._told = list(self.run.events()) if len(self._told) < self._count() else self._told
-        return self._told
-
-    def _count(self) -> int:
-        return sum(1 for _ in self.run.store.list("events/"))
+        for stored in store.list(f"{EVENTS_FOLDER}/"):
+            if stored.name not in self._told:
+                self._told[stored.name] = json.loads(store.get(stored.name))
+        return [self._told[name] for name in sorted(self._told)]
 
 
 def command_of(process: psutil.Process) -> str:
