@@ -8,6 +8,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from conf.errors import BadSpec
+from conf.exact import read_exactly
 from conf.schema import JobSpec
 
 #: The job that was read ahead, by its text.
@@ -30,6 +31,11 @@ def load_job(text: str, origin: str) -> JobSpec:
     """The job that `text` describes. `origin` names the file in errors."""
     if text in _ahead:
         return deepcopy(_ahead[text])
+    return read_exactly(JobSpec, text) or _converted(text, origin)
+
+
+def _converted(text: str, origin: str) -> JobSpec:
+    """A job as a person may have changed it, or an older Convoy wrote it."""
     try:
         loaded = OmegaConf.merge(OmegaConf.structured(JobSpec), OmegaConf.create(text))
         return cast(JobSpec, OmegaConf.to_object(loaded))

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from conf import files
 from conf.files import dump_job, load_job
@@ -23,13 +22,13 @@ def test_a_job_that_was_read_ahead_is_there_without_reading_and_is_everybodys_ow
         path.parent.mkdir()
         path.write_text(dump_job(job))
     read_job_ahead(["--job", str(first), "--attempt", "1"])
-    real, parsed = OmegaConf.merge, []
+    real, parsed = files.read_exactly, []
 
     def counted(*parts: object) -> object:
         parsed.append(parts)
         return real(*parts)
 
-    monkeypatch.setattr(OmegaConf, "merge", counted)
+    monkeypatch.setattr(files, "read_exactly", counted)
     found = read_job(str(second))
     assert found == job and not parsed
     found.trainer.phases.clear()
