@@ -90,6 +90,7 @@ CASES = {
     "rematerialized": Case(l2=0.01, short=13, accumulation=4, rematerialize=True),
     "rematerialized-batch-norm": Case(batch_norm=BatchNormSync.synchronized, rematerialize=True),
     "loss-scale": Case(ADAM, precision=Precision.mixed_float16),
+    "bfloat16": Case(precision=Precision.mixed_bfloat16, accumulation=2),
     "xla": Case(ADAM, short=13, class_weights=True, xla=True),
     "xla-accumulated": Case(l2=0.01, accumulation=4, xla=True),
 }
@@ -209,6 +210,27 @@ def by_keras(case: Case) -> dict[str, np.ndarray]:
     if case.example_weights:
         weights = {"sample_weight": example_weights(len(images))}
     model.fit(enlarged(images, case), targets, BATCH, shuffle=False, verbose=0, **weights)
+    return weights_of(model)
+
+
+def by_keras_in_parts(case: Case) -> dict[str, np.ndarray]:
+    """The same of plain Keras in a loop: the gradients of a step's parts are added up, each with statistics of its own.
+
+    Such a part is what all replicas together take in one pass.
+    """
+    model = new_model(dataclasses.replace(case, batch_norm=BatchNormSync.average))
+    optimizer = keras.optimizers.SGD(case.optimizer.learning_rate, momentum=case.optimizer.momentum)
+    assert case == Case(accumulation=case.accumulation, batch_norm=case.batch_norm), "it knows no more than that"
+    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
+    images, labels = digits()
+    for step in range(STEPS):
+        sums = [tf.zeros(variable.shape) for variable in model.trainable_variables]
+        for rows in np.split(np.arange(step * BATCH, (step + 1) * BATCH), case.accumulation):
+            with tf.GradientTape() as tape:
+                loss = loss_of(labels[rows], model(images[rows], training=True)) / BATCH
+            gradients = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+            sums = [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
+        optimizer.apply(sums, model.trainable_variables)
     return weights_of(model)
 
 

@@ -20,7 +20,7 @@ from trainer.batch_norm import averaging, batch_norms, statistics_of
 from trainer.model_parts import blocks_of
 from trainer.models.convnet import BLOCKS
 from trainer.objective import Objective, regularise
-from trainer.phases import Phases
+from trainer.phases import Phases, rate_factor
 from trainer.precision import LossScale
 from trainer.step import TrainingStep
 
@@ -46,6 +46,7 @@ class Phased:
     accumulation: int = 1
     case: Case = field(default_factory=lambda: Case(batch_norm=BatchNormSync.synchronized))
     overflows: tuple[int, ...] = ()  # steps, from 0, whose scaled gradient is infinite: they are skipped
+    lowered: tuple[tuple[int, float], ...] = ()  # steps of its one phase, and what a plateau multiplies rates by then
 
 
 def flat(rate: float) -> Rate:
@@ -98,6 +99,13 @@ def _frozen_body() -> list[Stretch]:
 
 def _whole_model() -> list[Stretch]:
     return [Stretch(8, [(ONE + TWO + HEAD, keras.optimizers.Adam(), cosine(0.01, 10))])]
+
+
+def _lowered() -> list[Stretch]:
+    body, head = keras.optimizers.SGD(momentum=0.9), keras.optimizers.Adam()
+    falls, factors = [cosine(peak, 10, 2) for peak in (0.05, 0.01)], [1.0] * 4 + [0.5] * 3 + [0.05] * 3
+    slow, fast = (lambda step, at=at: factors[step] * at(step) for at in falls)
+    return [Stretch(10, [(ONE + TWO, body, slow), (HEAD, head, fast)])]
 
 
 def _head_then_all() -> list[Stretch]:
@@ -175,6 +183,17 @@ PHASED = {
         case=Case(),
         overflows=(0, 5),
     ),
+    "plateau": Phased(
+        TrainerSpec(
+            optimizer=OptimizerSpec(name="sgd", learning_rate=0.05),
+            groups=[GroupSpec("head", ADAM)],
+            schedule=ScheduleSpec(name="cosine", warmup_steps=2),
+            steps=10,
+        ),
+        _lowered,
+        case=Case(),
+        lowered=((4, 1.0), (3, 0.5), (3, 0.05)),
+    ),
     "frozen-body": Phased(
         TrainerSpec(
             optimizer=OptimizerSpec(name="lion", learning_rate=0.002, weight_decay=0.0),
@@ -251,7 +270,7 @@ def by_phases(phased: Phased, strategy: tf.distribute.Strategy, first_replica: i
         if trainer.l2:
             regularise(model, trainer.l2)
         averages = WeightAverages(strategy, model, trainer.ema_decay) if trainer.ema_decay else None
-        phases = Phases(trainer, model, blocks_of(model, BLOCKS), lengths)
+        phases = Phases(trainer, model, blocks_of(model, BLOCKS), lengths, rate_factor() if phased.lowered else None)
         # A power of two: without an overflow it changes no bit.
         scale = LossScale() if phased.overflows else None
     first = next(overflowing(phased, shape, replicas))
@@ -272,7 +291,9 @@ def by_phases(phased: Phased, strategy: tf.distribute.Strategy, first_replica: i
             step = TrainingStep(
                 strategy, model, optimizer, objective, clipping, micro_batches, unroll, scale, averages=averages
             )
-        step.run(iterator, tf.constant(length), tf.constant(0.0, tf.float64))
+        for steps, factor in phased.lowered or ((length, 1.0),):
+            phases.set_factor(factor)
+            step.run(iterator, tf.constant(steps), tf.constant(0.0, tf.float64))
         averaging(strategy, model, averages.averages_of(statistics) if averages else ())()
     if averages:
         averages.swap()

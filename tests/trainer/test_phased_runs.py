@@ -13,6 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from sklearn.datasets import load_digits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
@@ -40,7 +42,7 @@ from data_pipeline.manifest import load_manifest
 from data_pipeline.order import BatchShape
 from data_pipeline.pipeline import evaluation_dataset
 from data_pipeline.prepare import prepare
-from storage.run_dir import RunDir, checkpoint_name
+from storage.run_dir import SAVED_MODEL, RunDir, checkpoint_name
 from tests.ports import free_ports
 from trainer.checkpoints import load, newest_whole
 from trainer.models import build_model
@@ -207,7 +209,21 @@ def test_a_run_that_is_killed_in_its_second_phase_ends_with_the_same_bits(root, 
 
 
 def test_a_run_goes_on_exactly_at_a_change_with_the_same_bits(root, calm):
-    same_bits(run(left_at(root, 20, "from-20")), calm)
+    asked = left_at(root, 20, "from-20")
+    asked.trainer.export_at_end = True
+    same_bits(run(asked), calm)
+    # The SavedModel has the averages of the best step, as Keras computes with them.
+    best = last_state(asked)["judges"]["early_stopping"]["best_step"]
+    tensors, _ = load(run_of(asked), best)
+    served = tf.saved_model.load(str(run_of(asked).local(SAVED_MODEL))).signatures["serving_default"]
+    images, found = tf.constant(load_digits().images[:64, ..., None] * 15.9375, tf.float32), {}
+    for kind in ("model", "ema"):
+        model = build_model(asked.trainer.model, (8, 8, 1), 10)
+        for variable in model.variables:
+            variable.assign(tensors[f"{kind}/{variable.path}"])
+        found[kind] = keras.ops.softmax(model(images)).numpy()
+    probabilities = served(image=images)["probabilities"].numpy()
+    assert np.abs(probabilities - found["ema"]).max() < 1e-5 < 1e-2 < np.abs(probabilities - found["model"]).max()
 
 
 @pytest.mark.parametrize(("workers", "replicas"), [(2, None), (1, 2)])
