@@ -35,6 +35,7 @@ PREEMPTIONS_WITHOUT_PROGRESS = 20
 LONGEST_BACK_OFF_S = 30.0
 LONGEST_MESSAGE = 500  # characters; the log has all of it
 DISK_FULL_CURE = "free some space or choose another storage.root; then the same command goes on"
+MEMORY_CURE = "trainer.micro_batch=auto trains with what fits, and trainer.rematerialize=blocks needs less"
 _FULL_WORDS = ("no space left on device", "enospc", "errno 28]", "disk quota exceeded")
 #: In Ray's account of an agent's death.
 _PREEMPTED_WORDS = ("preempt", "was drained", "draining")
@@ -240,13 +241,14 @@ def decide(endings: Sequence[Ending], max_restarts: int) -> Decision:
         return _free(endings, PREEMPTIONS_WITHOUT_PROGRESS, f"{who}pre-empted, {last.message or 'saved and stopped'}")
     if last.smaller:
         return Decision(Action.restart, f"{who}{last.message}; going on with {last.smaller}")
+    cure = f" - {MEMORY_CURE}" if last.kind is Kind.out_of_memory else ""
     if len(endings) > 1 and last.death is not None and last.death == endings[-2].death:
         twice = f"the same death twice at step {last.step}, so another restart would end there too"
-        return Decision(Action.give_up, f"{who}{last.message}; {twice}")
+        return Decision(Action.give_up, f"{who}{last.message}; {twice}{cure}")
     counted = sum(1 for ending in endings if ending.kind not in FREE and not ending.smaller)
     if counted > max_restarts:
         tries = f"after {max_restarts} restart{'s' * (max_restarts != 1)}" if max_restarts else "cluster.max_restarts=0"
-        return Decision(Action.give_up, f"{who}{last.message} ({tries})")
+        return Decision(Action.give_up, f"{who}{last.message} ({tries}){cure}")
     return Decision(Action.restart, f"{who}{last.message}", counted=True, delay_s=back_off_s(endings))
 
 

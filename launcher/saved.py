@@ -28,6 +28,9 @@ POLICIES = (
     "trainer.blow_up_factor",
     "data.on_corrupt",
     "data.max_corrupt",
+    "trainer.micro_batch",  # where memory ran out: the update stays what it is
+    "trainer.accumulation_steps",
+    "trainer.rematerialize",
 )
 
 

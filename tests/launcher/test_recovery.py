@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from launcher.messages import WorkerStatus
-from launcher.recovery import Action, Ending, Kind, back_off_s, decide, diagnose
+from launcher.recovery import MEMORY_CURE, Action, Ending, Kind, back_off_s, decide, diagnose
 
 KILLED = Ending(Kind.infrastructure, rank=1, exit_code=-9, step=50, first_step=10, message="killed by signal 9")
 LATER = Ending(Kind.infrastructure, rank=1, exit_code=-9, step=60, first_step=10, message="killed by signal 9")
@@ -56,6 +56,13 @@ def test_decisions(endings, max_restarts, action, counted):
 
 def test_the_same_death_twice_says_so():
     assert "same death twice at step 50" in decide([KILLED, KILLED], 9).reason
+
+
+def test_who_gives_up_for_want_of_memory_says_what_needs_less():
+    exhausted = replace(SMALLER, smaller="")
+    for reason in (decide([exhausted, exhausted], 9).reason, decide([exhausted], 0).reason):
+        assert reason.endswith(f" - {MEMORY_CURE}") and "trainer.micro_batch=auto" in reason
+    assert "micro_batch" not in decide([exhausted], 1).reason + decide([KILLED, KILLED], 9).reason
 
 
 def failed(message: str, step: int = 50, first_step: int | None = 10) -> Ending:

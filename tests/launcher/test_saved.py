@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conf.errors import BadSpec
-from conf.schema import BadFile, BadRecord, OnBlowUp
+from conf.schema import BadFile, BadRecord, OnBlowUp, Rematerialize
 from launcher.compose import Asked, compose
 from launcher.lease import EXPIRES_S, LEASE, Lease, Owner, birth, is_alive
 from launcher.saved import amended, beginning, discard, existing_run, freeze, open_run, reconcile
@@ -60,6 +60,13 @@ def test_what_to_do_about_a_blow_up_may_change():
     trainer = reconcile(SAVED, compose(words)).trainer
     assert (trainer.on_blow_up, trainer.max_blow_ups, trainer.blow_up_factor) == (OnBlowUp.skip, 9, 7.0)
     assert trainer.steps == SAVED.trainer.steps
+
+
+def test_what_needs_less_memory_for_the_same_update_may_change():
+    trainer = reconcile(SAVED, compose(["trainer.micro_batch=auto", "trainer.rematerialize=blocks"])).trainer
+    assert (trainer.micro_batch, trainer.rematerialize) == ("auto", Rematerialize.blocks)
+    assert reconcile(SAVED, compose(["trainer.accumulation_steps=4"])).trainer.accumulation_steps == 4
+    assert reconcile(SAVED, compose([])).trainer == SAVED.trainer
 
 
 def test_what_to_do_about_corrupt_records_may_change():
