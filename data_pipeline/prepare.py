@@ -23,6 +23,7 @@ from conf.files import load_job
 from conf.schema import DataSpec, JobSpec
 from data_pipeline.allocator import keep_freed_memory
 from data_pipeline.finish import finish
+from data_pipeline.listing import Listing
 from data_pipeline.manifest import Manifest, load_manifest
 from data_pipeline.parts import PartFailed, share
 from data_pipeline.progress import Progress, send
@@ -30,10 +31,10 @@ from data_pipeline.report import in_words
 from data_pipeline.shard_writer import BadImages, write_shard
 from data_pipeline.shards import ShardPlan, finished_note, plan_shards
 from data_pipeline.source_list import SourceList
-from data_pipeline.sources import Source, open_source
+from data_pipeline.sources import Example, Source, open_source, reads_no_file
 from data_pipeline.splits import split_examples
 from storage.data_dir import REPORT, is_prepared
-from storage.source_files import changes, image_files
+from storage.source_files import changes
 from storage.store import Store, StoreError, open_store
 
 _SHOWN = 10
@@ -52,16 +53,13 @@ def prepare(job: JobSpec, part: int = 0, parts: int = 1, count: int = 1, process
     if is_prepared(url) or job.data.name == PREPARED:
         return _prepared_before(url, job.data, digest)
     path = local_source(job.data)
-    files = image_files(path) if path else {}  # before they are read: what changes meanwhile is noticed later
-    source = open_source(job.data, job.seed)
-    _check(source, job.data)
-    splits = split_examples(source, job.data.split, job.seed, job.data.examples_per_class)
-    sizes = {f"{path}/{name}": state.num_bytes for name, state in files.items()}
-    plans = plan_shards(splits, job.data, digest, job.cluster.workers, sizes)
+    files = Listing(path) if path else None
+    source, splits = _find(job, files, processes)
+    plans = plan_shards(splits, job.data, digest, job.cluster.workers, files.sizes() if files else None)
     store = open_store(url)
     store.sweep()  # what a killed preparation was writing, before the disk is asked for more
     own = [plan for number, plan in enumerate(plans) if part <= number % parts < part + count]
-    listed = SourceList(path, files, source, plans) if path else None
+    listed = SourceList(path, files, source, plans) if path and files else None
     # What is listed is no garbage: not to be looked through, and not to be copied by processes that would do that.
     gc.freeze()
     try:
@@ -83,6 +81,24 @@ def _prepared_before(url: str, data: DataSpec, digest: str) -> Manifest:
     if changed:
         raise BadSpec([source_changed(data, url, changed)])
     return manifest
+
+
+def _find(job: JobSpec, files: Listing | None, processes: int) -> tuple[Source, dict[str, list[Example]]]:
+    """The source and its splits; each of `files` is looked at before it is read: what changes then is noticed later."""
+    found: list[tuple[Source, dict[str, list[Example]]]] = []
+
+    def find() -> None:
+        source = open_source(job.data, job.seed)
+        _check(source, job.data)
+        found.append((source, split_examples(source, job.data.split, job.seed, job.data.examples_per_class)))
+
+    if files is not None and reads_no_file(job.data):
+        files.look(processes, explain, find)
+    else:
+        if files is not None:
+            files.look(processes, explain)
+        find()
+    return found[0]
 
 
 def _check(source: Source, data: DataSpec) -> None:

@@ -93,8 +93,10 @@ def _duplicates_across_splits(store: Store, notes: list[ShardNote]) -> list[dict
 
     Checksum and length find the candidates; their whole contents are then read and compared.
     """
-    contents = [np.frombuffer(bytes.fromhex(note.contents), ">u8") for note in notes]
     splits = sorted({note.split for note in notes})
+    if len(splits) < 2:
+        return []
+    contents = [np.frombuffer(bytes.fromhex(note.contents), ">u8") for note in notes]
     where = np.concatenate(
         [np.full(len(own), splits.index(note.split)) for note, own in zip(notes, contents, strict=True)]
     )

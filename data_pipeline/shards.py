@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,21 @@ class ShardPlan:
     split: str
     name: str
     examples: list[Example]
-    num_bytes: int  # of its images before they are encoded, as far as that is known
-    identity: str  # changes with everything that the shard is made of, as far as it is known before reading it
+    sizes: list[int]  # of its images in bytes before they are encoded, as far as they are known
+    digest: str  # of the data as they were asked for
+
+    @cached_property
+    def num_bytes(self) -> int:
+        """The size of its images before they are encoded."""
+        return sum(self.sizes)
+
+    @cached_property
+    def identity(self) -> str:
+        """It changes with everything that the shard is made of, as far as that is known before reading it."""
+        listing = json.dumps(
+            [[each.key, each.label, size, each.weight] for each, size in zip(self.examples, self.sizes, strict=True)]
+        )
+        return hashlib.sha256(f"{self.digest}\n{listing}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -81,8 +94,7 @@ def _plan_split(
     count = max(1, min(count, len(examples)))
     for number in range(count):
         part = slice(number * len(examples) // count, (number + 1) * len(examples) // count)
-        identity = _identity(examples[part], sizes[part], digest)
-        yield ShardPlan(split, shard_name(split, number, count), examples[part], sum(sizes[part]), identity)
+        yield ShardPlan(split, shard_name(split, number, count), examples[part], sizes[part], digest)
 
 
 def _stored_bytes(sizes: list[int], data: DataSpec) -> int:
@@ -136,10 +148,3 @@ def file_names(shard: str) -> list[str]:
 def note_name(shard: str) -> str:
     """The note beside a shard."""
     return f"{shard}.note.json"
-
-
-def _identity(examples: list[Example], sizes: list[int], digest: str) -> str:
-    listing = json.dumps(
-        [[each.key, each.label, size, each.weight] for each, size in zip(examples, sizes, strict=True)]
-    )
-    return hashlib.sha256(f"{digest}\n{listing}".encode()).hexdigest()

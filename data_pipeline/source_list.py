@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.listing import Listing
 from data_pipeline.shards import ShardNote, ShardPlan
 from data_pipeline.sources import Source
-from storage.source_files import FileStates, file_state, finished_lines, line_starts
+from storage.source_files import file_state, finished_lines, line_starts
 
 _NO_FILE = -1
 
@@ -28,13 +29,13 @@ class SourceList:
     `found` are the images below the source `path`, as they were before any was read.
     """
 
-    def __init__(self, path: Path, found: FileStates, source: Source, plans: Sequence[ShardPlan]):
+    def __init__(self, path: Path, found: Listing, source: Source, plans: Sequence[ShardPlan]):
         self._root = path if path.is_dir() else path.parent
         self._found, self._source, self._plans = found, source, plans
 
     def make_ready(self) -> None:
         """Do now what can be done before the shards are finished."""
-        _ = self._listed
+        _ = self._listed, [plan.identity for plan in self._plans]
 
     def lines(self, notes: Sequence[ShardNote]) -> bytes:
         """What SOURCE_FILES holds, with the marks that the notes have of the files that were read."""
@@ -49,7 +50,7 @@ class SourceList:
 
     @cached_property
     def _listed(self) -> _Listed:
-        above, states = f"{self._root}/", dict(self._found)
+        above, states = f"{self._root}/", self._found.states()
         files = [[_name(above, each.image) for each in plan.examples] for plan in self._plans]
         others = {_name(above, file) for file in self._source.files}.union(*files) - states.keys() - {None}
         for name in filter(None, others):

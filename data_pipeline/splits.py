@@ -34,7 +34,7 @@ def _few(examples: Sequence[Example], seed: int, most: int | None) -> list[Examp
         return list(examples)
     labels = _labels(examples)
     drawn = [_permuted(labels, label, seed)[:most] for label in np.unique(labels)]
-    return [examples[index] for index in np.sort(np.concatenate(drawn))]
+    return [examples[index] for index in np.sort(np.concatenate(drawn)).tolist()]
 
 
 def _labels(examples: Sequence[Example]) -> Places:
@@ -55,7 +55,9 @@ def _stratified(examples: Sequence[Example], shares: dict[str, float], seed: int
         own = _permuted(labels, label, seed)
         for name, part in zip(shares, np.split(own, _cuts(len(own), list(shares.values()))), strict=True):
             chosen[name].append(part)
-    return {name: [examples[index] for index in np.sort(np.concatenate(parts))] for name, parts in chosen.items()}
+    return {
+        name: [examples[index] for index in np.sort(np.concatenate(parts)).tolist()] for name, parts in chosen.items()
+    }
 
 
 def _cuts(count: int, shares: list[float]) -> list[int]:
@@ -71,4 +73,4 @@ def _cuts(count: int, shares: list[float]) -> list[int]:
 
 def _shuffled(examples: list[Example], seed: int, number: int) -> list[Example]:
     order = place_to_example(seed, number, np.arange(len(examples)), len(examples))
-    return [examples[index] for index in order]
+    return [examples[index] for index in order.tolist()]

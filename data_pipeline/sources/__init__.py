@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,14 +53,22 @@ def known_sources() -> list[str]:
 
 def open_source(data: DataSpec, seed: int) -> Source:
     """The source that `data.name` names."""
+    source: Source = _module(data).examples(data, seed)
+    return source
+
+
+def reads_no_file(data: DataSpec) -> bool:
+    """Whether the source only lists files: it says `READS_NO_FILE = True`. They are read when they are stored."""
+    return bool(getattr(_module(data), "READS_NO_FILE", False))
+
+
+def _module(data: DataSpec) -> Any:
     known = known_sources()
     if data.name not in known or data.name == PREPARED:
         nearest = difflib.get_close_matches(data.name, known, n=1)
         cure = f"did you mean {nearest[0]}? " if nearest else ""
         raise BadSpec.of("data.name", data.name, "there is no such source", f"{cure}known are {', '.join(known)}")
-    module = importlib.import_module(f"{__name__}.{data.name}")
-    source: Source = module.examples(data, seed)
-    return source
+    return importlib.import_module(f"{__name__}.{data.name}")
 
 
 def local_source(data: DataSpec, what: str) -> Path:

@@ -8,6 +8,7 @@ from conf.schema import DataSpec
 from data_pipeline.sources import ALL, Example, Source, local_source
 from storage.source_files import image_names
 
+READS_NO_FILE = True
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 
 
@@ -59,5 +60,6 @@ def _classes(folder: Path) -> dict[str, list[str]]:
 
 def _images(folder: str) -> list[str]:
     """Plain strings: a Path for each of a million files takes longer than reading many of them."""
-    names = sorted(image_names(folder), key=lambda name: name.split("/"))
+    names = image_names(folder)
+    names.sort(key=(lambda name: name.split("/")) if any("/" in name for name in names) else None)
     return [f"{folder}/{name}" for name in names]
