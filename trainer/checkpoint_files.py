@@ -66,6 +66,8 @@ def verified_bytes(run_dir: RunDir, step: int, entry: FileEntry) -> memoryview:
             data = _mapped(path)
     except (NotStored, FileNotFoundError) as error:
         raise Broken(f"{name} is missing") from error
+    except OSError as error:  # of this host's disk: what a far store cannot give now is no word on the file
+        raise Broken(f"{name} cannot be read: {error.strerror or error}") from error
     if len(data) != entry.size:
         raise Broken(f"{name} has {len(data)} bytes, not {entry.size}")
     crc32c, view = 0, np.frombuffer(data, np.uint8)  # taken without a copy, which a memoryview is not

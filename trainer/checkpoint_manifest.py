@@ -10,13 +10,18 @@ Readers trust only what a manifest names. File names are of one save alone, so t
 import json
 import re
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from conf.errors import BadSpec
+from storage.names import UNFINISHED
 from storage.run_dir import RunDir, checkpoint_name
 
 FORMAT = "convoy-checkpoint"
 VERSION = 1
 _ATTEMPT = re.compile(r"attempt_(\d+)-")
+#: A file of the checkpoint's own folder, and no other.
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_CRCS = range(1 << 32)
 
 
 @dataclass(frozen=True)
@@ -73,15 +78,27 @@ def attempt_of(name: str) -> int | None:
 def read_manifest(run_dir: RunDir, step: int) -> Manifest:
     """The manifest of a step. NotStored, or ValueError if it is none; BadSpec if a newer Convoy wrote it."""
     name = manifest_name(step)
-    loaded = json.loads(run_dir.store.get(name))
     try:
+        loaded = json.loads(run_dir.store.get(name))
         if loaded["format"] != FORMAT:
             raise ValueError(f"{name} has the format {loaded['format']!r}, not {FORMAT!r}")
         if loaded["version"] > VERSION:
             law = f"{name} has format version {loaded['version']}, and this Convoy reads versions up to {VERSION}"
             raise BadSpec.of("run_id", run_dir.run_id, law, "go on with the newer Convoy, or begin a new run_id")
-        state, tensors = FileEntry(**loaded["state"]), tuple(FileEntry(**entry) for entry in loaded["tensors"])
+        state, tensors = _checked(loaded["state"]), tuple(_checked(entry) for entry in loaded["tensors"])
+        if type(loaded["step"]) is not int or type(loaded["attempt"]) is not int:
+            raise ValueError(f"{name} is not a manifest: its step or its attempt is no number")
         metrics = {str(key): float(value) for key, value in loaded.get("metrics", {}).items()}
-        return Manifest(loaded["step"], loaded["attempt"], loaded["nonce"], state, tensors, metrics)
-    except (KeyError, TypeError, AttributeError) as error:
+        return Manifest(loaded["step"], loaded["attempt"], str(loaded["nonce"]), state, tensors, metrics)
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"{name} is not a manifest: {error!r}") from error
+
+
+def _checked(loaded: dict[str, Any]) -> FileEntry:
+    """What a manifest says of one file; ValueError where that cannot be: nothing outside of its folder is read."""
+    entry = FileEntry(**loaded)
+    if not (isinstance(entry.name, str) and _FILE.fullmatch(entry.name) and not entry.name.endswith(UNFINISHED)):
+        raise ValueError(f"{entry.name!r} is no name of a file in a checkpoint's folder")
+    if type(entry.size) is not int or entry.size < 0 or type(entry.crc32c) is not int or entry.crc32c not in _CRCS:
+        raise ValueError(f"{entry.name} cannot have {entry.size!r} bytes with the crc32c {entry.crc32c!r}")
+    return entry

@@ -6,6 +6,7 @@ it is not used for writing because it wants one joined copy, and not for reading
 """
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,14 +78,23 @@ def decoded(data: memoryview) -> dict[str, np.ndarray]:
     length = int.from_bytes(data[:8], "little")
     if length > len(data) - 8:
         raise ValueError(f"a header of {length} bytes in a file of {len(data)}")
-    header, start = json.loads(bytes(data[8 : 8 + length])), 8 + length
-    tensors = {}
-    for name, entry in header.items():
-        if name != "__metadata__":
-            begin, end = entry["data_offsets"]
-            raw = np.frombuffer(data[start + begin : start + end], np.uint8)
-            tensors[name] = raw.view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    return tensors
+    try:
+        header = json.loads(bytes(data[8 : 8 + length]))
+        body, found = data[8 + length :], {name: entry for name, entry in header.items() if name != "__metadata__"}
+        return {name: _placed(name, entry, body) for name, entry in found.items()}
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"its header is not that of a safetensors file: {error!r}") from error
+
+
+def _placed(name: str, entry: dict[str, Any], body: memoryview) -> np.ndarray:
+    """One tensor of a file; ValueError where its bytes are not there, or are not those of its dtype and shape."""
+    (begin, end), dtype, shape = entry["data_offsets"], _DTYPES[entry["dtype"]], entry["shape"]
+    numbers = (begin, end, *shape)
+    if not all(type(number) is int and number >= 0 for number in numbers) or not begin <= end <= len(body):
+        raise ValueError(f"{name}: shape {shape} at bytes {begin} to {end} of {len(body)}")
+    if end - begin != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{name}: {end - begin} bytes are not {dtype} of shape {shape}")
+    return np.frombuffer(body[begin:end], np.uint8).view(dtype).reshape(shape)
 
 
 def as_array(name: str, tensor: Any) -> np.ndarray:

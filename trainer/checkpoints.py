@@ -108,10 +108,10 @@ def load(run_dir: RunDir, step: int) -> tuple[dict[str, np.ndarray], dict[str, A
     manifest = checked_manifest(run_dir, step)
     tensors: dict[str, np.ndarray] = {}
     try:
-        state = json.loads(bytes(verified_bytes(run_dir, step, manifest.state)))
+        state = _object(verified_bytes(run_dir, step, manifest.state))
         for entry in manifest.tensors:
             tensors |= decoded(verified_bytes(run_dir, step, entry))
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise Broken(f"{checkpoint_name(step)} cannot be read although its checksums are right: {error!r}") from error
     return tensors, state
 
@@ -135,7 +135,7 @@ def newest_state(run_dir: RunDir) -> dict[str, Any] | None:
     for step in _newest_first(run_dir):
         with contextlib.suppress(Broken, ValueError):
             entry = checked_manifest(run_dir, step).state
-            return dict(json.loads(bytes(verified_bytes(run_dir, step, entry))))
+            return _object(verified_bytes(run_dir, step, entry))
     return None
 
 
@@ -178,6 +178,14 @@ def prune(
     for step in removed:
         remove(run_dir, step)
     return removed
+
+
+def _object(data: memoryview) -> dict[str, Any]:
+    """A JSON object; ValueError where it is none."""
+    found = json.loads(bytes(data))
+    if not isinstance(found, dict):
+        raise ValueError(f"a {type(found).__name__} where there should be a JSON object")
+    return found
 
 
 def _newest_first(run_dir: RunDir) -> Iterator[int]:

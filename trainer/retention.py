@@ -1,5 +1,6 @@
 """Which checkpoints stay: the newest, the best, and one every so many steps. Pure."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +26,12 @@ class Retention:
     def kept(self, metrics: Mapping[int, Mapping[str, float]]) -> set[int]:
         """The steps to keep of checkpoints whose last evaluation, by step, gave `metrics`.
 
-        Checkpoints without the metric are never among the best. Of those in a row that remember the same evaluation the
+        Checkpoints without the metric, or whose metric is no number (NaN), are never among the best. Of those in a row that remember the same evaluation the
         oldest alone may be, which was nearest to it; of equals the older is the better.
         """
         steps = sorted(metrics)
         firsts = [step for last, step in zip([None, *steps], steps) if last is None or metrics[last] != metrics[step]]
-        measured = [step for step in firsts if self.metric in metrics[step]]
+        measured = [step for step in firsts if not math.isnan(metrics[step].get(self.metric, math.nan))]
         sign = 1 if is_loss(self.metric) else -1
         ranked = sorted(measured, key=lambda step: (sign * metrics[step][self.metric], step))
         milestones = [step for step in steps if self.every_steps and step % self.every_steps == 0]

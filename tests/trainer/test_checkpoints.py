@@ -3,6 +3,7 @@
 import json
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,28 @@ def cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def told(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """A manifest of the right form that says something else."""
+
+    def hurt(path: Path) -> None:
+        manifest = json.loads(path.read_text())
+        change(manifest)
+        path.write_text(json.dumps(manifest))
+
+    return hurt
+
+
+def of_tensors(**fields: Any) -> Callable[[Path], None]:
+    """A manifest that says this of its first file of tensors."""
+    return told(lambda manifest: manifest["tensors"][0].update(fields))
+
+
+def become_a_folder(path: Path) -> None:
+    """There is something of that name, and it cannot be read."""
+    path.unlink()
+    path.mkdir()
+
+
 DAMAGES = {
     "tensors flipped": (".safetensors", flip_a_bit, "crc32c"),
     "tensors cut": (".safetensors", cut_short, "bytes, not"),
@@ -149,7 +172,55 @@ DAMAGES = {
     "manifest cut": ("manifest.json", lambda path: path.write_bytes(path.read_bytes()[:50]), "cannot be read"),
     "manifest is other JSON": ("manifest.json", lambda path: path.write_bytes(b'{"a": 1}'), "not a manifest"),
     "manifest is a list": ("manifest.json", lambda path: path.write_bytes(b"[]"), "not a manifest"),
+    "manifest is too deep": ("manifest.json", lambda path: path.write_bytes(b"[" * 200_000), "not a manifest"),
+    "manifest's step is text": ("manifest.json", told(lambda manifest: manifest.update(step="2")), "is no number"),
+    "manifest's attempt is a list": ("manifest.json", told(lambda manifest: manifest.update(attempt=[])), "is no number"),
+    "a metric without end": (
+        "manifest.json",
+        told(lambda manifest: manifest.update(metrics={"validation_loss": 10**400})),
+        "not a manifest",
+    ),
+    "a file of another folder": ("manifest.json", of_tensors(name="../step_00000001/manifest.json"), "no name of a"),
+    "a file anywhere": ("manifest.json", of_tensors(name="/etc/hostname"), "no name of a file"),
+    "a name that is a number": ("manifest.json", of_tensors(name=3), "no name of a file"),
+    "a size that is text": ("manifest.json", of_tensors(size="5"), "cannot have '5' bytes"),
+    "a size below nothing": ("manifest.json", of_tensors(size=-5), "cannot have -5 bytes"),
+    "a size beyond any disk": ("manifest.json", of_tensors(size=10**30), f"bytes, not {10**30}"),
+    "a checksum that is text": ("manifest.json", of_tensors(crc32c="abc"), "the crc32c 'abc'"),
+    "a checksum too large": ("manifest.json", of_tensors(crc32c=1 << 32), f"the crc32c {1 << 32}"),
+    "tensors cannot be read": (".safetensors", become_a_folder, "directory"),
 }
+
+
+#: What a header may say of a tensor of six float32, whose bytes are 0 to 24.
+HEADERS = {
+    "no such dtype": {"dtype": "F33"},
+    "another dtype": {"dtype": "F64"},
+    "another shape": {"shape": [2, 4]},
+    "a shape to be guessed": {"shape": [-1, 3]},
+    "a shape of text": {"shape": ["2", "3"]},
+    "a shape that is none": {"shape": 6},
+    "bytes of the header": {"data_offsets": [-24, 0]},
+    "bytes behind the end": {"data_offsets": [8, 32]},
+    "bytes from the end on": {"data_offsets": [24, 0]},
+    "no bytes": {"data_offsets": []},
+    "bytes as text": {"data_offsets": ["0", "24"]},
+}
+
+
+@pytest.mark.parametrize("header", [*HEADERS, "list", "number", "text", "too long", "empty"])
+def test_a_file_whose_header_cannot_be_is_refused(header: str) -> None:
+    """Whatever its checksum says: nothing is guessed, and nothing but ValueError comes out."""
+    right = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
+    texts = {"list": [1], "number": 1, "text": "x" * 9}
+    text = json.dumps(texts.get(header, {"x": right | HEADERS.get(header, {})})).encode()
+    length = 1 << 60 if header == "too long" else len(text)
+    data = length.to_bytes(8, "little") + text + np.arange(6, dtype=np.float32).tobytes()
+    with pytest.raises(ValueError):
+        decoded(memoryview(b"" if header == "empty" else data))
+    data = json.dumps({"x": right}).encode()
+    whole = len(data).to_bytes(8, "little") + data + np.arange(6, dtype=np.float32).tobytes()
+    assert np.array_equal(decoded(memoryview(whole))["x"], np.arange(6).reshape(2, 3))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -171,6 +242,7 @@ def test_a_broken_checkpoint_is_named_and_passed_over(
     assert "step_00000002" in problem
     assert problem in caplog.text
     assert [bool(status.problem) for status in list_checkpoints(run, verify=True)] == [False, True]
+    assert prune(run, Retention(1)) == [], "the last whole one is not the newest"
 
 
 def test_without_a_manifest_there_is_no_checkpoint(run: RunDir) -> None:

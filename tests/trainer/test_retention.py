@@ -44,6 +44,18 @@ def test_an_evaluation_counts_once_however_many_checkpoints_remember_it():
     assert Retention(1, best=2).kept(told) == {30, 40, 100}
 
 
+@pytest.mark.parametrize("place", [10, 20, 30, 40, 50])
+def test_what_is_no_number_is_never_the_best(place):
+    """An evaluation that gave NaN, wherever it comes; an infinite loss is only the worst."""
+    told = {step: {"validation_loss": 1.0 - accuracy} for step, accuracy in ACCURACIES.items()}
+    told[place] = {"validation_loss": float("nan")}
+    keep = Retention(1, best=2, metric="validation_loss")
+    best = sorted((value["validation_loss"], step) for step, value in told.items() if step != place)[:2]
+    assert keep.kept(told) == {step for _, step in best} | {50}
+    told[place] = {"validation_loss": float("inf")}
+    assert keep.kept(told) == {step for _, step in best} | {50}
+
+
 def test_of_a_loss_less_is_better():
     assert Retention(1, best=2, metric="validation_loss").kept(metrics("validation_loss")) == {10, 50}
 
