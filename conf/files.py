@@ -27,8 +27,12 @@ def read_ahead(text: str, origin: str) -> None:
     _ahead[text] = job
 
 
-def load_job(text: str, origin: str) -> JobSpec:
-    """The job that `text` describes. `origin` names the file in errors."""
+def load_job(text: str | bytes, origin: str) -> JobSpec:
+    """The job that `text` (UTF-8) describes. `origin` names the file in errors."""
+    try:
+        text = text if isinstance(text, str) else text.decode()
+    except UnicodeDecodeError as error:
+        raise _no_job(origin, error) from error
     if text in _ahead:
         return deepcopy(_ahead[text])
     return read_exactly(JobSpec, text) or _converted(text, origin)
@@ -37,10 +41,15 @@ def load_job(text: str, origin: str) -> JobSpec:
 def _converted(text: str, origin: str) -> JobSpec:
     """A job as a person may have changed it, or an older Convoy wrote it."""
     try:
-        loaded = OmegaConf.merge(OmegaConf.structured(JobSpec), OmegaConf.create(text))
+        read = OmegaConf.create(text)
+        if not read:
+            raise ValueError("it is empty")
+        loaded = OmegaConf.merge(OmegaConf.structured(JobSpec), read)
         return cast(JobSpec, OmegaConf.to_object(loaded))
-    except (OmegaConfBaseException, YAMLError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise BadSpec.of(
-            "job", origin, f"this file is not a job: {first}", "restore it, or start a new run_id"
-        ) from error
+    except (OmegaConfBaseException, YAMLError, ValueError, AssertionError, RecursionError) as error:
+        raise _no_job(origin, error) from error
+
+
+def _no_job(origin: str, error: Exception) -> BadSpec:
+    first = (str(error).splitlines() or ["it is no mapping"])[0]
+    return BadSpec.of("job", origin, f"this file is not a job: {first}", "restore it, or start a new run_id")

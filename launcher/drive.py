@@ -154,3 +154,8 @@ def next_attempt(run_dir: RunDir) -> int:
     """The number after the last attempt that left anything; the first is 1."""
     names = (stored.name.split("/")[1] for stored in run_dir.store.list(f"{ATTEMPTS}/"))
     return max((int(name) for name in names if name.isdigit()), default=0) + 1
+
+
+def has_started(run_dir: RunDir) -> bool:
+    """Whether any attempt was given its job."""
+    return next_attempt(run_dir) > 1

@@ -1,5 +1,8 @@
 """One driver a run: an object in the run directory that its owner renews. A dead owner's expires.
 
+On the same host the process decides who is alive. Of another one its renewals tell, and whose clocks differ cannot
+tell how old one is: who has been silent for too long is watched before he is taken for dead.
+
 To replace a dead owner's object is a right that one driver has at a time: who holds the claim on it, an object of its
 own whose name holds the dead one's nonce. A claim is held like the lease, so a claim whose owner died is claimed too.
 """
@@ -26,6 +29,9 @@ logger = logging.getLogger(__name__)
 LEASE = "driver.lease"
 RENEW_S = 10.0
 EXPIRES_S = 60.0
+#: How long an owner on another host that seems to be silent is watched: a living one renews its lease in that time.
+WATCH_S = 2.5 * RENEW_S
+LOOK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class Owner:
     pid: int
     born: str  # the process's start time, so that a pid used again is told apart
     renewed: float
+    where: str = ""  # the running kernel and its processes: containers of different hosts may share a name
 
 
 def stop_this_process() -> None:
@@ -56,6 +63,7 @@ class Lease:
         self._nonce = secrets.token_hex(8)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self.is_lost = False  # another driver has taken the run over
 
     def __enter__(self) -> "Lease":
         self._take(LEASE)
@@ -63,31 +71,61 @@ class Lease:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._rest()
+        try:
+            owner = read_owner(self._run_dir)
+            if owner is not None and owner.nonce == self._nonce:
+                self._run_dir.store.delete(LEASE)
+        except StoreError as error:  # what was done is done
+            logger.warning("the lease of run %s stays until it expires: %s", self._run_dir.run_id, error)
+
+    def end_with(self, last: Callable[[], None]) -> None:
+        """Do the last thing that is done with this run, such as to remove it, and renew no more."""
+        self._rest()
+        last()
+
+    def _rest(self) -> None:
         self._stop.set()
         self._thread.join()
-        owner = read_owner(self._run_dir)
-        if owner is not None and owner.nonce == self._nonce:
-            self._run_dir.store.delete(LEASE)
 
     def _take(self, name: str) -> None:
         """Make `name` ours: it is free, or its owner is dead and the claim on it is ours."""
         while not self._run_dir.store.put_if_absent(name, self._bytes()):
-            found = self._stale(name)
+            owner = read_owner(self._run_dir, name)
+            found = self._stale(name, owner)
             if found is None:
                 continue  # its owner left in this moment
             with self._claimed(f"{name}.claim-{found}"):
-                if self._stale(name) == found:  # nobody was faster; with the claim nobody can be any more
+                # Nobody was faster, and he is dead indeed; with the claim nobody can be faster any more.
+                if read_owner(self._run_dir, name) == owner and self._run_dir.store.exists(name):
                     self._run_dir.store.put(name, self._bytes())
                     return
 
-    def _stale(self, name: str) -> str | None:
+    def _stale(self, name: str, owner: Owner | None) -> str | None:
         """The nonce of a dead owner; None if `name` is free by now. Raises BadSpec when its owner lives."""
-        owner = read_owner(self._run_dir, name)
         if owner is None:
             return "unreadable" if self._run_dir.store.exists(name) else None
-        if is_alive(owner, time.time()):
+        alive = known(owner)
+        if alive is None:
+            is_elsewhere = owner.host != socket.gethostname()
+            alive = (is_elsewhere and abs(time.time() - owner.renewed) < EXPIRES_S) or self._renews(name, owner)
+        if alive:
             raise _taken(self._run_dir, owner)
         return owner.nonce
+
+    def _renews(self, name: str, owner: Owner) -> bool:
+        """Whether an owner that nobody has heard of for long renews its lease while it is watched."""
+        law = "process %d on %s drove run %s and may be dead: waiting up to %.0f s for a sign of it"
+        logger.warning(law, owner.pid, owner.host, self._run_dir.run_id, WATCH_S)
+        deadline = time.monotonic() + WATCH_S
+        while time.monotonic() < deadline:
+            time.sleep(LOOK_S)
+            now = read_owner(self._run_dir, name)
+            if now is None or now.nonce != owner.nonce:
+                return False  # he left, or another one was faster: who takes it now looks again
+            if now.renewed != owner.renewed:
+                return True
+        return False
 
     @contextlib.contextmanager
     def _claimed(self, claim: str) -> Iterator[None]:
@@ -98,21 +136,30 @@ class Lease:
             self._run_dir.store.delete(claim)
 
     def _renew(self) -> None:
+        renewed = time.clock_gettime(time.CLOCK_BOOTTIME)
         while not self._stop.wait(RENEW_S):
             try:
-                owner = read_owner(self._run_dir)
-                if owner is not None and owner.nonce != self._nonce:
-                    law = "process %d on %s drives run %s now: it took over while this one was out of reach; stopping"
-                    logger.error(law, owner.pid, owner.host, self._run_dir.run_id)
-                    self._stop_job()
+                owner, now = read_owner(self._run_dir), time.clock_gettime(time.CLOCK_BOOTTIME)
+                is_gone = now - renewed >= EXPIRES_S and not self._run_dir.store.exists(LEASE)
+                if is_gone or (owner is not None and owner.nonce != self._nonce):
+                    self._lose(owner)
                     return
                 self._run_dir.store.put(LEASE, self._bytes())
+                renewed = now
             except StoreError:
                 continue  # the next renewal may get through; until EXPIRES_S nothing is lost
 
+    def _lose(self, owner: Owner | None) -> None:
+        self.is_lost = True
+        who = f"process {owner.pid} on {owner.host} drives it now" if owner else "another process drove it"
+        law = "run %s: %s, which took over while this one was out of reach; stopping"
+        logger.error(law, self._run_dir.run_id, who)
+        self._stop_job()
+
     def _bytes(self) -> bytes:
         pid = os.getpid()
-        return json.dumps(asdict(Owner(self._nonce, socket.gethostname(), pid, birth(pid), time.time()))).encode()
+        owner = Owner(self._nonce, socket.gethostname(), pid, birth(pid), time.time(), here())
+        return json.dumps(asdict(owner)).encode()
 
 
 def read_owner(run_dir: RunDir, name: str = LEASE) -> Owner | None:
@@ -124,11 +171,26 @@ def read_owner(run_dir: RunDir, name: str = LEASE) -> Owner | None:
         return None
 
 
+def known(owner: Owner) -> bool | None:
+    """Whether an owner on this host is alive, which its process decides; None where that cannot be seen from here."""
+    if owner.host != socket.gethostname() or owner.where not in ("", here()):
+        return None
+    return birth(owner.pid) == owner.born != ""
+
+
 def is_alive(owner: Owner, now: float) -> bool:
     """On the same host its process decides, on another one the age of its last renewal."""
-    if owner.host == socket.gethostname():
-        return birth(owner.pid) == owner.born != ""
-    return now - owner.renewed < EXPIRES_S
+    alive = known(owner)
+    return now - owner.renewed < EXPIRES_S if alive is None else alive
+
+
+def here() -> str:
+    """The running kernel, and the processes that can be seen in it."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""
 
 
 def birth(pid: int) -> str:

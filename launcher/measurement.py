@@ -11,9 +11,10 @@ from launcher.drive import Drive
 from launcher.farewell import failure_text
 from launcher.gate import refuse_at_once
 from launcher.interrupts import interrupts
+from launcher.journal import Journal
 from launcher.lease import Lease
 from launcher.plan import plan
-from launcher.saved import check_writable, discard, new_run_id, open_run
+from launcher.saved import check_writable, is_new, new_run_id, open_run
 from storage.run_dir import RunDir
 
 
@@ -32,14 +33,17 @@ def measure(asked: Asked, told: Callable[[JobSpec, RunDir], Sequence[str]], unti
     refuse_at_once(job.cluster)
     check_writable(run_dir, job)
     console = Console()
-    with interrupts() as stopper, Lease(run_dir):  # beside a training nothing can be measured
+    with interrupts() as stopper, Lease(run_dir) as lease:  # beside a training nothing can be measured
+        began = is_new(run_dir)
+        Journal(run_dir).forget_stop()
         found = Drive(job, run_dir, console, stopper).run()
+        if found.state == "stopped" and began:
+            lease.end_with(run_dir.remove)
     console.rest()
     if found.state == "succeeded":
         console.say("\n".join(told(job, run_dir)))
     elif found.state == "stopped":
         console.say(f"stopped before {until}; nothing is written")
-        discard(run_dir)
     else:
         console.say(failure_text(run_dir, found))
     return found.exit_code

@@ -10,6 +10,7 @@ from conf.errors import BadSpec, Problem
 from conf.files import dump_job, load_job
 from conf.schema import JobSpec, Verb
 from launcher.compose import Asked
+from launcher.lease import LEASE
 from storage.run_dir import BLOW_UPS, CHECKPOINTS, JOB, OUTCOME, SWEEP, RunDir, checkpoint_step
 from storage.store import NotStored, StoreError
 
@@ -54,8 +55,9 @@ def open_run(asked: Asked, run_id: str) -> tuple[RunDir, JobSpec]:
     job = dataclasses.replace(asked.job, run_id=run_id)
     try:
         run_dir = RunDir(job.storage.root, run_id)
-        text = run_dir.store.get(JOB).decode()
+        text = run_dir.store.get(JOB)
     except NotStored:
+        _refuse_sweep(run_dir)
         return run_dir, job
     except StoreError as error:
         cure = "choose another with storage.root=..., or mend what is there"
@@ -72,17 +74,16 @@ def existing_run(asked: Asked) -> tuple[RunDir, JobSpec]:
     """The same, for verbs that work on a run which must be there."""
     run_dir, job = open_run(asked, str(asked.job.run_id))
     if not run_dir.exists():
-        law, cure = (
-            f"there is no such run in {asked.job.storage.root}",
-            "check the name; storage.root says where runs are",
-        )
-        if run_dir.store.exists(SWEEP):
-            law, cure = (
-                "this is a sweep, whose trials are runs of their own",
-                f"job=status run_id={job.run_id} lists them",
-            )
-        raise BadSpec.of("run_id", job.run_id, law, cure)
+        law = f"there is no such run in {asked.job.storage.root}"
+        raise BadSpec.of("run_id", job.run_id, law, "check the name; storage.root says where runs are")
     return run_dir, job
+
+
+def _refuse_sweep(run_dir: RunDir) -> None:
+    """A sweep's folder has no job of its own, and is nobody else's."""
+    if run_dir.store.exists(SWEEP):
+        law, cure = "this is a sweep, whose trials are runs of their own", f"job=status run_id={run_dir.run_id}"
+        raise BadSpec.of("run_id", run_dir.run_id, law, f"{cure} lists them")
 
 
 def check_writable(run_dir: RunDir, job: JobSpec) -> None:
@@ -98,7 +99,7 @@ def freeze(run_dir: RunDir, job: JobSpec) -> None:
     """Write job.yaml. Once there is a checkpoint it stays: whoever comes later must have asked for the same."""
     if run_dir.store.put_if_absent(JOB, dump_job(job).encode()):
         return
-    saved = load_job(run_dir.store.get(JOB).decode(), f"{run_dir.url}/{JOB}")
+    saved = load_job(run_dir.store.get(JOB), f"{run_dir.url}/{JOB}")
     if has_checkpoint(run_dir):
         _refuse_another(saved, job)
     elif any(getattr(saved, part) != getattr(job, part) for part in FROZEN):
@@ -122,18 +123,20 @@ def beginning(run_dir: RunDir) -> str:
     return f"going on with {run_dir.run_id} from {where} in {run_dir.url}"
 
 
-def discard(run_dir: RunDir) -> None:
-    """Remove what a task left in a folder that is no run: one without a job.yaml."""
-    if not run_dir.exists():
-        run_dir.remove()
+def is_new(run_dir: RunDir) -> bool:
+    """Whether there is nothing yet, but for who drives it: then what is begun here and comes to nothing may go."""
+    return not run_dir.exists() and all(stored.name.startswith(LEASE) for stored in run_dir.store.list())
 
 
 def outcome(run_dir: RunDir) -> dict[str, Any]:
     """What outcome.json says; empty while there is none."""
     try:
-        return dict(run_dir.read_json(OUTCOME))
+        found = run_dir.read_json(OUTCOME)
     except NotStored:
         return {}
+    if not isinstance(found, dict) or not isinstance(found.get("step") or 0, int):
+        raise StoreError(f"{run_dir.url}/{OUTCOME}: not an outcome - restore the file or remove it")
+    return found
 
 
 def _overlaid(name: str, saved: Any, asked: Any, typed: frozenset[str]) -> Any:

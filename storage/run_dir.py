@@ -145,11 +145,12 @@ class RunDir:
             raise disk_error("append to", str(path), error) from error
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """All events, oldest first. A line that a dying process left half written is passed over."""
+        """All events, oldest first. What is none, as a line that a dying process left half written, is passed over."""
         for text in self._event_texts():
             for line in text.splitlines():
-                with contextlib.suppress(ValueError):
-                    yield json.loads(line)
+                with contextlib.suppress(ValueError, RecursionError):
+                    if _is_event(event := json.loads(line)):
+                        yield event
 
     def _event_texts(self) -> Iterator[bytes]:
         with contextlib.suppress(NotStored):
@@ -191,6 +192,15 @@ class RunDir:
 
 def _below(name: str, relative: Path) -> str:
     return name if relative == Path() else f"{name}/{relative.as_posix()}"
+
+
+def _is_event(found: Any) -> bool:
+    """Whether it has the form of one, so that whoever reads it need not ask."""
+    return (
+        isinstance(found, dict)
+        and isinstance(found.get("details") or {}, dict)
+        and all(isinstance(found.get(name) or 0, int) for name in ("attempt", "rank"))
+    )
 
 
 def _append(path: Path, line: bytes) -> None:

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder, _, name = asked.job.rpartition("/")
     try:
-        found = take(load_job(open_store(folder or ".").get(name).decode(), asked.job))
+        found = take(load_job(open_store(folder or ".").get(name), asked.job))
     except BadSpec as error:
         send({"kind": "error", "error_kind": "bad_spec", "message": str(error)})
         return BAD_SPEC

@@ -26,8 +26,9 @@ class Retention:
     def kept(self, metrics: Mapping[int, Mapping[str, float]]) -> set[int]:
         """The steps to keep of checkpoints whose last evaluation, by step, gave `metrics`.
 
-        Checkpoints without the metric, or whose metric is no number (NaN), are never among the best. Of those in a row that remember the same evaluation the
-        oldest alone may be, which was nearest to it; of equals the older is the better.
+        Checkpoints without the metric, or whose metric is no number (NaN), are never among the best. Of those in a row
+        that remember the same evaluation the oldest alone may be, which was nearest to it; of equals the older is the
+        better.
         """
         steps = sorted(metrics)
         firsts = [step for last, step in zip([None, *steps], steps) if last is None or metrics[last] != metrics[step]]

@@ -123,7 +123,7 @@ def read_job(url: str) -> JobSpec:
         text = open_store(folder or ".").get(name)
     except NotStored as error:
         raise BadSpec.of("job", url, "there is no such file", "give the job.yaml of a run directory") from error
-    return load_job(text.decode(), url)
+    return load_job(text, url)
 
 
 def read_job_ahead(argv: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from launcher.farewell import failure_text
 from launcher.gate import refuse_at_once
 from launcher.interrupts import interrupts
 from launcher.plan import plan
-from launcher.saved import check_writable, discard, new_run_id, open_run
+from launcher.saved import check_writable, is_new, new_run_id, open_run
 
 
 def run(asked: Asked) -> int:
@@ -28,11 +28,11 @@ def run(asked: Asked) -> int:
         return 0
     refuse_at_once(job.cluster)
     check_writable(run_dir, job)
-    console = Console()
+    console, began = Console(), is_new(run_dir)
     with interrupts() as stopper:
         found = Drive(job, run_dir, console, stopper).run()
     succeeded = found.state == "succeeded"
-    if found.state != "failed":
-        discard(run_dir)
+    if found.state != "failed" and began:
+        run_dir.remove()  # it is no run
     console.say(f"prepared {job.data.name}: {url}" if succeeded else failure_text(run_dir, found))
     return found.exit_code

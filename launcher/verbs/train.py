@@ -8,14 +8,14 @@ from launcher import early
 from launcher.compose import Asked
 from launcher.console import Console, show
 from launcher.controller import Outcome
-from launcher.drive import Drive, next_attempt
+from launcher.drive import Drive, has_started, next_attempt
 from launcher.farewell import farewell
 from launcher.gate import refuse_at_once
 from launcher.interrupts import interrupts
 from launcher.journal import Journal
 from launcher.lease import Lease
 from launcher.plan import plan
-from launcher.saved import beginning, check_writable, freeze, has_checkpoint, new_run_id, open_run, outcome
+from launcher.saved import beginning, check_writable, freeze, has_checkpoint, is_new, new_run_id, open_run, outcome
 from storage.run_dir import RunDir
 
 
@@ -51,27 +51,31 @@ def _warn_of_changes(console: Console, job: JobSpec) -> None:
 def _train(job: JobSpec, run_dir: RunDir) -> int:
     console, journal = Console(), Journal(run_dir)
     check_writable(run_dir, job)
-    with interrupts() as stopper, Lease(run_dir):
+    with interrupts() as stopper, Lease(run_dir) as lease:
         refused: BadSpec | None = None
-        began, existed = beginning(run_dir), run_dir.exists()
-        freeze(run_dir, job)
         journal.forget_stop()
+        began, is_first = beginning(run_dir), is_new(run_dir)
+        freeze(run_dir, job)
         console.say(began)
         _warn_of_changes(console, job)
         try:
             found = Drive(job, run_dir, console, stopper).run()
         except BadSpec as error:
-            refused = error if next_attempt(run_dir) == 1 and not existed else None
+            refused = error if is_first and not has_started(run_dir) else None
             found = Outcome("failed", next_attempt(run_dir) - 1, 0, str(error), BAD_SPEC)
         except KeyboardInterrupt:
             found = Outcome(
                 "stopped", next_attempt(run_dir) - 1, 0, "Ctrl-C twice: nothing was running yet", INTERRUPTED
             )
+        if lease.is_lost:  # how the run ends, who drives it now will say
+            console.say(f"{found.reason}; another process drives run {run_dir.run_id} now")
+            return found.exit_code
         journal.outcome(found.state, found.attempts, found.step, found.reason)
         journal.goodput()
+        if refused is not None:
+            lease.end_with(run_dir.remove)  # nothing was scheduled: nothing is left
     console.rest()
     if refused is not None:
-        run_dir.remove()  # nothing was scheduled: nothing is left
         raise refused
     console.say(farewell(job, run_dir, found))
     return found.exit_code

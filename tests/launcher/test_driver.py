@@ -183,6 +183,24 @@ def test_a_killed_driver_leaves_no_process_and_the_next_one_sweeps_its_files(com
     assert command.left() == ([], [])
 
 
+def test_a_driver_that_was_taken_over_stops_and_leaves_the_run_to_the_other(command):
+    """It was out of reach for too long. How the run ends is for the other one to say."""
+    command.environ["FAKE_RENEW_S"] = "0.2"
+    process = command.start("wait")
+    assert eventually((command.folder / "seen_1").exists)
+    lease = command.folder / "runs/x/driver.lease"
+    other = json.loads(lease.read_text()) | {"nonce": "other", "host": "elsewhere", "pid": 7}
+    (command.folder / "other").write_text(json.dumps(other))
+    os.replace(command.folder / "other", lease)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "run x: process 7 on elsewhere drives it now" in said
+    assert said.rstrip().endswith("another process drives run x now") and "go on with" not in said
+    assert not (command.folder / "runs/x/outcome.json").exists()
+    assert json.loads(lease.read_text()) == other
+    assert command.left() == ([], [])
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

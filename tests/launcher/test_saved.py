@@ -12,8 +12,9 @@ from conf.errors import BadSpec
 from conf.schema import BadFile, BadRecord, OnBlowUp, Rematerialize
 from launcher.compose import Asked, compose
 from launcher.lease import EXPIRES_S, LEASE, Lease, Owner, birth, is_alive
-from launcher.saved import amended, beginning, discard, existing_run, freeze, open_run, reconcile
-from storage.run_dir import SWEEP, RunDir, checkpoint_name
+from launcher.saved import amended, beginning, existing_run, freeze, is_new, open_run, outcome, reconcile
+from storage.run_dir import FIND_LR, JOB, OUTCOME, SWEEP, RunDir, checkpoint_name
+from storage.store import StoreError
 
 OPTIONS = ["trainer.model.options.dense=64", "trainer.model.options.depth=2"]
 SAVED = compose(["run_id=x", "trainer.steps=100", "data.image_size=8", "cluster=2cpu", "seed=3", *OPTIONS]).job
@@ -139,6 +140,9 @@ def test_a_verb_on_a_sweep_is_told_of_its_trials(tmp_path):
     RunDir(str(tmp_path), "s").write_json(SWEEP, {"words": [], "trials": []})
     with pytest.raises(BadSpec, match=r"run_id=s - this is a sweep, .* job=status run_id=s lists them"):
         existing_run(asked(tmp_path, "job=evaluate", "run_id=s"))
+    for verb in ("train", "prepare", "find_lr"):  # which would begin a new run in its folder, and remove it with that
+        with pytest.raises(BadSpec, match="run_id=s - this is a sweep"):
+            open_run(asked(tmp_path, f"job={verb}", "run_id=s"), "s")
 
 
 def test_a_verb_on_a_run_that_is_not_there_is_refused(tmp_path):
@@ -189,10 +193,35 @@ def test_a_run_says_whether_it_begins_or_goes_on(tmp_path):
     assert beginning(run_dir) == f"going on with x from step 40 in {tmp_path}/x"
 
 
-def test_only_a_folder_that_is_no_run_is_discarded(tmp_path):
-    for name in ("x", "y"):
-        RunDir(str(tmp_path), name).write_json("attempts/01/anything.json", {})
-    freeze(RunDir(str(tmp_path), "x"), SAVED)
-    for name in ("x", "y", "never-there"):
-        discard(RunDir(str(tmp_path), name))
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+def test_only_what_was_empty_is_new(tmp_path):
+    """What a command began in vain may go, and nothing that was there before it."""
+    run_dir = RunDir(str(tmp_path), "x")
+    assert is_new(run_dir)
+    with Lease(run_dir):
+        assert is_new(run_dir)
+        freeze(run_dir, SAVED)
+        assert not is_new(run_dir)
+    for name in (SWEEP, FIND_LR, "attempts/01/rank_0.log"):
+        RunDir(str(tmp_path), name.replace("/", "-")).write_json(name, {})
+        assert not is_new(RunDir(str(tmp_path), name.replace("/", "-")))
+
+
+@pytest.mark.parametrize(
+    "text", [b"\xff\xfe\x00", b"", b" \n", b"- a", b"abc", b"trainer: 3", b"a: [", b"5", b"null", b"# all gone"]
+)
+def test_a_damaged_job_is_refused_by_name(tmp_path, text):
+    run_dir = RunDir(str(tmp_path), "x")
+    run_dir.store.put(JOB, text)
+    for words in (["run_id=x"], ["run_id=x", "job=status"]):
+        with pytest.raises(BadSpec, match=r"job=.*/x/job\.yaml - this file is not a job: .* - restore it, or start"):
+            open_run(asked(tmp_path, *words), "x")
+    assert run_dir.store.get(JOB) == text
+
+
+@pytest.mark.parametrize("text", [b"", b"no", b"[1, 2]", b"null", b"5", b'{"step": "x"}', b"\xff"])
+def test_a_damaged_outcome_is_named(tmp_path, text):
+    run_dir = RunDir(str(tmp_path), "x")
+    assert outcome(run_dir) == {}
+    run_dir.store.put(OUTCOME, text)
+    with pytest.raises(StoreError, match=r"x/outcome\.json: not .* - restore the file or remove it"):
+        outcome(run_dir)

@@ -65,6 +65,19 @@ def test_half_an_event_spoils_no_other(tmp_path: Path) -> None:
     assert [json.loads(line)["number"] for line in (lines[0], lines[2])] == [1, 3]
 
 
+@pytest.mark.parametrize(
+    "line", [b"5", b"null", b"[1]", b'"x"', b'{"details": [1]}', b'{"attempt": "x"}', b'{"rank": [0]}', b"[" * 99_999]
+)
+def test_what_is_no_event_spoils_no_other(tmp_path: Path, line: bytes) -> None:
+    """Whoever reads events need not ask whether they are some."""
+    run = RunDir(str(tmp_path), "x")
+    run.append_event({"number": 1, "attempt": 1, "rank": None, "details": {}})
+    with run.local(run_dir.EVENTS).open("ab") as file:
+        file.write(line + b"\n\xff\xfe\n")
+    run.append_event({"number": 3, "details": None})
+    assert [event["number"] for event in run.events()] == [1, 3]
+
+
 def test_published_files_are_in_the_store(run: RunDir) -> None:
     """A file or a whole folder is written here and kept there, under the same names."""
     run.local("report/metrics.json").write_text("{}")

@@ -174,7 +174,11 @@ DAMAGES = {
     "manifest is a list": ("manifest.json", lambda path: path.write_bytes(b"[]"), "not a manifest"),
     "manifest is too deep": ("manifest.json", lambda path: path.write_bytes(b"[" * 200_000), "not a manifest"),
     "manifest's step is text": ("manifest.json", told(lambda manifest: manifest.update(step="2")), "is no number"),
-    "manifest's attempt is a list": ("manifest.json", told(lambda manifest: manifest.update(attempt=[])), "is no number"),
+    "manifest's attempt is a list": (
+        "manifest.json",
+        told(lambda manifest: manifest.update(attempt=[])),
+        "is no number",
+    ),
     "a metric without end": (
         "manifest.json",
         told(lambda manifest: manifest.update(metrics={"validation_loss": 10**400})),
