@@ -92,8 +92,8 @@ class Controller:
             self._journal.event("attempt_ended", attempt, ending.rank, **told)
             if decision.action is not Action.restart or self._interrupts.reason:
                 return self._outcome(ending, decision, attempt)
+            attempt = self._journal.attempt_after(attempt)
             self._tell_restart(attempt, ending, decision)
-            attempt += 1
 
     def _attempt(self, attempt: int) -> Ending:
         """Gather, start, watch; afterwards nothing of it is alive."""
@@ -209,7 +209,7 @@ class Controller:
         free = "" if decision.counted else " (not counted)"
         where = "where it stopped" if self._is_preparing else "from the last checkpoint"
         self._console.say(f"{decision.reason}; starting again{wait} {where}{free}")
-        self._journal.event("restart", attempt + 1, ending.rank, reason=decision.reason, counted=decision.counted)
+        self._journal.event("restart", attempt, ending.rank, reason=decision.reason, counted=decision.counted)
         until = time.monotonic() + decision.delay_s
         while time.monotonic() < until and not self._wants_stop():
             time.sleep(0.05)

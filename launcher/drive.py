@@ -28,7 +28,7 @@ from launcher.recovery import Ending
 from launcher.saved import outcome as last_outcome
 from launcher.standby import standby_server, wants_standby
 from storage.data_dir import is_prepared
-from storage.run_dir import ATTEMPTS, RunDir
+from storage.run_dir import ATTEMPTS, JOB, RunDir
 from storage.staging import swept
 
 #: What takes the run's lease: a request to stop is for them.
@@ -76,7 +76,7 @@ class Drive:
                 return self._tasks(job, gang, Orders(job, self.run_dir, placement, standby, fitting=fitting), fitting)
 
     def _tasks(self, job: JobSpec, gang: Gang, orders: Orders, fitting: Fitting) -> Outcome:
-        attempt = next_attempt(self.run_dir)
+        attempt = self._journal().attempt_after(next_attempt(self.run_dir) - 1)
         if needs_data(job):
             outcome = self._prepare(job, gang, orders, attempt)
             if outcome.state != "succeeded" or job.job is Verb.prepare:
@@ -158,4 +158,4 @@ def next_attempt(run_dir: RunDir) -> int:
 
 def has_started(run_dir: RunDir) -> bool:
     """Whether any attempt was given its job."""
-    return next_attempt(run_dir) > 1
+    return any(stored.name.endswith(f"/{JOB}") for stored in run_dir.store.list(f"{ATTEMPTS}/"))

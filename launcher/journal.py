@@ -1,6 +1,10 @@
 """What the driver writes into the run directory while a job runs, and the stop request it reads there."""
 
+import json
 import logging
+import os
+import secrets
+import socket
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,7 +13,7 @@ from typing import Any
 
 from launcher.goodput import goodput
 from launcher.messages import WorkerStatus
-from storage.run_dir import GOODPUT, OUTCOME, RunDir, attempt_job_name
+from storage.run_dir import GOODPUT, OUTCOME, RunDir, attempt_claim_name, attempt_job_name
 from storage.store import StoreError
 
 logger = logging.getLogger(__name__)
@@ -60,6 +64,14 @@ class Journal:
         self._run_dir.write_json(OUTCOME, {"state": state, "attempts": attempts, "step": step, "reason": reason})
         self._append({"kind": state, "attempt": attempts, "rank": None, "details": {"step": step, "reason": reason}})
         self.settle()
+
+    def attempt_after(self, attempt: int) -> int:
+        """The next number that is nobody's, which is ours from now on: what is done beside a training counts too."""
+        owner = {"task": self._task or "train", "host": socket.gethostname(), "pid": os.getpid()}
+        claim = json.dumps(owner | {"nonce": secrets.token_hex(8)}).encode()
+        while not self._run_dir.store.put_if_absent(attempt_claim_name(attempt := attempt + 1), claim):
+            continue
+        return attempt
 
     def settle(self) -> None:
         """Wait until everything that was told is written, or was found not to be writable."""

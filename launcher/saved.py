@@ -117,10 +117,22 @@ def beginning(run_dir: RunDir) -> str:
     """Whether a training begins here or goes on, and from where."""
     if not run_dir.exists():
         return f"a new run {run_dir.run_id} begins in {run_dir.url}"
-    whole = (stored.name for stored in run_dir.store.list(f"{CHECKPOINTS}/") if stored.name.endswith(WHOLE))
-    step = max((checkpoint_step(name) or 0 for name in whole), default=None)
+    step = newest_step(run_dir)
     where = "the beginning, for it has no checkpoint yet" if step is None else f"step {step}"
     return f"going on with {run_dir.run_id} from {where} in {run_dir.url}"
+
+
+def newest_step(run_dir: RunDir) -> int | None:
+    """The step of the newest checkpoint, as far as names tell; None while there is none."""
+    whole = (stored.name for stored in run_dir.store.list(f"{CHECKPOINTS}/") if stored.name.endswith(WHOLE))
+    return max((checkpoint_step(name) or 0 for name in whole), default=None)
+
+
+def refuse_untrained(run_dir: RunDir) -> None:
+    """Raise BadSpec where a run has no checkpoint: what its model knows now is nothing to measure or to export."""
+    if newest_step(run_dir) is None:
+        law = "this run has no checkpoint yet, so there are no trained weights"
+        raise BadSpec.of("run_id", run_dir.run_id, law, f"train it first: run_id={run_dir.run_id}")
 
 
 def is_new(run_dir: RunDir) -> bool:

@@ -11,7 +11,7 @@ from launcher.farewell import failure_text
 from launcher.gate import refuse_at_once
 from launcher.interrupts import interrupts
 from launcher.plan import plan
-from launcher.saved import existing_run
+from launcher.saved import existing_run, refuse_untrained
 from storage.run_dir import RunDir
 
 
@@ -23,6 +23,7 @@ def run_task(asked: Asked, tell: Callable[[RunDir], Sequence[str]]) -> int:
     if job.dry_run:
         show(plan(job, run_dir))
         return 0
+    refuse_untrained(run_dir)
     refuse_at_once(job.cluster)
     console = Console()
     with interrupts() as stopper:

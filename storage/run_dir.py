@@ -5,6 +5,7 @@ outcome.json                          how it ended
 events.jsonl                          what happened when; in a far store one object an event, in events/
 micro_batch.json                      the micro-batch of trainer.micro_batch=auto, as it was found, or lowered since
 attempts/NN/{job.yaml,rank_R.log,rank_R.stacks}; in a far store rank_R.log.part-* while the worker runs
+attempts/NN/taken_by.json             which process the number belongs to: of a training, or of a task beside it
 attempts/NN/micro_batch_R.json        what trainer.probe found for a worker
 checkpoints/step_XXXXXXXX/            trainer/checkpoints.py knows what is in there
 tensorboard/  report/{metrics,goodput,benchmark,blow_ups,find_lr}.json  report/find_lr.png  export/saved_model/
@@ -60,6 +61,11 @@ _CHECKPOINT = re.compile(rf"{CHECKPOINTS}/step_(\d+)(/|$)")
 def attempt_job_name(attempt: int) -> str:
     """The job as one attempt runs it: the same learning, the cluster of that attempt."""
     return f"{ATTEMPTS}/{attempt:02d}/{JOB}"
+
+
+def attempt_claim_name(attempt: int) -> str:
+    """Who took the number of an attempt."""
+    return f"{ATTEMPTS}/{attempt:02d}/taken_by.json"
 
 
 def log_name(attempt: int, rank: int) -> str:

@@ -14,8 +14,11 @@ class Disagreement(Exception):
     """The workers do not stand at the same step."""
 
 
-def restore(session: Session, run: RunDir, progress: Progress | None) -> int:
-    """Take up the newest whole checkpoint, or else the pretrained weights; the step that the weights belong to."""
+def restore(session: Session, run: RunDir, progress: Progress | None, must_exist: bool = False) -> int:
+    """Take up the newest whole checkpoint, or else the pretrained weights; the step that the weights belong to.
+
+    Where one `must_exist`, to have none is a BadSpec: weights that nobody trained are nothing to measure or to export.
+    """
     found = newest_whole(run)
     step = 0
     if found is not None:
@@ -31,6 +34,9 @@ def restore(session: Session, run: RunDir, progress: Progress | None) -> int:
         session.channel.say("event", event="restored", details={"step": step, "broken": found.broken})
     else:
         refuse_broken(run)
+        if must_exist:
+            law = "this run has no checkpoint yet, so there are no trained weights"
+            raise BadSpec.of("run_id", run.run_id, law, f"train it first: run_id={run.run_id}")
         pretrained.load(session.model, session.job.trainer.model, session.channel)
         if session.averages:
             session.averages.begin()

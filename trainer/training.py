@@ -153,7 +153,7 @@ def run_task(session: Session, run: RunDir, attempt: int) -> int:
     if verb is Verb.find_lr:
         return find_lr(session, run)
     progress = Progress(session.lengths.steps, session.lengths.steps_per_epoch)
-    step = restore(session, run, progress)
+    step = restore(session, run, progress, must_exist=True)
     if progress.evaluation_is_due and (split := session.validation_split()):
         actions.catch_up(session, split, progress)
     if progress.is_over:

@@ -1,6 +1,7 @@
 """job=checkpoints through the whole command, on a run of few steps."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,28 @@ def test_they_are_listed_verified_exported_and_pruned(trained):
     pruned = convoy(trained, "job=checkpoints", "checkpoints.prune=true")
     assert (pruned.returncode, "removed those of step 15" in pruned.stdout) == (0, True), "the broken one"
     assert [path.name[-2:] for path in sorted((trained / "r" / "checkpoints").iterdir())] == ["05", "10", "20"]
+
+
+@pytest.mark.parametrize("words", [("job=evaluate",), ("job=export",), ("job=checkpoints", "checkpoints.export=keras")])
+def test_weights_that_nobody_trained_are_neither_measured_nor_exported(trained, words):
+    """By the command, and (once, for it takes its time) by a worker that is started alone."""
+    run = trained / "r"
+    shutil.move(run / "checkpoints", trained / "kept")
+    (run / "checkpoints" / "step_00000005").mkdir(parents=True)
+    shutil.copy(next((trained / "kept" / "step_00000005").glob("*.safetensors")), run / "checkpoints" / "step_00000005")
+    try:
+        before = sorted(path for path in run.rglob("*") if path.is_file())
+        tried = [convoy(trained, *words)]
+        if words == ("job=evaluate",):
+            alone = [sys.executable, "-m", "trainer.worker", "--job", str(run / "job.yaml"), "--task", "evaluate"]
+            tried.append(subprocess.run(alone, cwd=ROOT, capture_output=True, text=True, timeout=300))
+        for refused in tried:
+            assert refused.returncode == 78
+            assert "run_id=r - this run has no checkpoint yet" in refused.stdout + refused.stderr
+        assert sorted(path for path in run.rglob("*") if path.is_file()) == before
+    finally:
+        shutil.rmtree(run / "checkpoints")
+        shutil.move(trained / "kept", run / "checkpoints")
 
 
 def test_a_run_that_is_not_there_is_refused(tmp_path):

@@ -138,6 +138,21 @@ def test_memory_that_runs_out_twice_at_one_step_is_no_end_where_the_next_attempt
     assert "going on with micro-batches of 4" in said
 
 
+def test_a_restart_leaves_the_number_of_a_task_beside_it_alone(setting):
+    """job=evaluate of a run that trains: both would write to the same log."""
+
+    def after(attempt: int, ending: Ending) -> Ending:
+        if ending.kind is not Kind.done:
+            assert Journal(setting.run_dir, "evaluate", hears_stop=False).attempt_after(attempt) == attempt + 1
+        return ending
+
+    found = setting.run(ScriptedGang([[at(0, 5, -9)]], [[at(0, 7, -9)]], [[at(0, 9, 0)]]), after=after)
+    assert (found.state, found.attempts) == ("succeeded", 5)
+    told = [(event["kind"], event["attempt"]) for event in setting.run_dir.events()]
+    assert [number for kind, number in told if kind == "attempt_started"] == [1, 3, 5]
+    assert [number for kind, number in told if kind == "restart"] == [3, 5]
+
+
 def test_a_preparation_that_is_killed_goes_on_where_it_stopped(setting, capsys):
     message = {"error_kind": "infrastructure", "message": "a process that prepares was killed by signal 9"}
     gang = ScriptedGang([[at(0, code=1, error=message), at(1)]], [[at(0, code=0), at(1, code=0)]])

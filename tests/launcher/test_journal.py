@@ -1,5 +1,6 @@
 """What the driver tells of a run in a bucket: in order, and without waiting for it."""
 
+import threading
 import time
 from pathlib import Path
 
@@ -58,3 +59,28 @@ def test_the_outcome_is_the_last_that_is_told(proxy: FaultProxy, gcs_url: str) -
     journal.event("attempt_ended", 1, None)
     journal.outcome("succeeded", 1, 10, "done")
     assert [event["kind"] for event in run.events()] == ["attempt_ended", "succeeded"]
+
+
+def test_each_attempt_has_a_number_of_its_own(tmp_path: Path) -> None:
+    """A training and tasks beside it take theirs at the same time; none is taken twice, and none that was there."""
+    run = RunDir(str(tmp_path), "x")
+    run.write_json("attempts/02/taken_by.json", {})
+    gate, taken = threading.Barrier(8), []
+
+    def take(task: str | None) -> None:
+        journal = Journal(RunDir(str(tmp_path), "x"), task)
+        gate.wait()
+        number = 0
+        for _ in range(5):
+            number = journal.attempt_after(number)
+            taken.append((number, task or "train"))
+
+    threads = [threading.Thread(target=take, args=(task,)) for task in ["evaluate", None] * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(number for number, _ in taken) == [1, *range(3, 42)]
+    assert {(number, run.read_json(f"attempts/{number:02d}/taken_by.json")["task"]) for number, _ in taken} == set(
+        taken
+    )
