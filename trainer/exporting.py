@@ -41,11 +41,13 @@ def keras_file(session: Session, run: RunDir) -> None:
         raise BadSpec.of("checkpoints.export", None, "there is nothing to export", "checkpoints.export=keras")
     name = names.KERAS_FILES[kind.name]
     path = run.local(name)
+    fresh = path.with_name(f"part-{path.name}")  # Keras goes by how a name ends
     with session.averaged():
         if kind is KerasFormat.keras:
-            session.model.save(path)
+            session.model.save(fresh)
         else:
-            session.model.save_weights(path)
+            session.model.save_weights(fresh)
+    fresh.replace(path)
     run.publish(name)
     session.channel.say("event", event="exported", details={"format": kind.name})
 

@@ -73,9 +73,18 @@ def export(
         raise ExportError(
             f"the SavedModel's probabilities differ by {difference:.2g} from the model's, more than {tolerance:.2g}"
         )
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
+    replace_folder(folder, fresh)
     return difference
+
+
+def replace_folder(folder: Path, fresh: Path) -> None:
+    """Put the new export in the place of an old one, which is never there in part."""
+    old = folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _difference(folder: Path, images: np.ndarray, expected: np.ndarray) -> float:
