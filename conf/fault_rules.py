@@ -1,5 +1,7 @@
 """Rules of the faults that a job puts into itself."""
 
+import math
+
 from conf.errors import Problem
 from conf.schema import FaultPhase, FaultSpec, JobSpec
 
@@ -39,11 +41,13 @@ def _numbers(fault: FaultSpec) -> list[Problem]:
     found = []
     if fault.at_step < 1:
         found.append(Problem("fault.at_step", fault.at_step, "steps are counted from 1", "fault.at_step=50"))
-    if not fault.slow_s > 0:
-        found.append(Problem("fault.slow_s", fault.slow_s, "must be greater than 0", "fault.slow_s=0.5"))
+    if not 0 < fault.slow_s < math.inf:
+        found.append(Problem("fault.slow_s", fault.slow_s, "must be greater than 0, and end", "fault.slow_s=0.5"))
     if fault.failing_writes < 0:
         law = "a number of writes is at least 0"
         found.append(Problem("fault.failing_writes", fault.failing_writes, law, "fault.failing_writes=1"))
+    if is_faulty(fault) and not fault.attempts:
+        found.append(Problem("fault.attempts", "[]", "the faults would hit no attempt", "fault.attempts=[1]"))
     if any(attempt < 1 for attempt in fault.attempts):
         law = "attempts of a command are counted from 1"
         found.append(Problem("fault.attempts", fault.attempts, law, "fault.attempts=[1,2]"))

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from conf.errors import BadSpec
 from conf.fault_rules import is_faulty
 from conf.schema import FaultPhase, FaultSpec
 from storage.run_dir import RunDir, checkpoint_name, checkpoint_step
@@ -29,6 +30,13 @@ def with_faults(channel: Channel, run: RunDir, fault: FaultSpec, rank: int) -> C
     faults = Faults(fault, rank, run, channel)
     run.store = FaultyStore(run.store, faults)
     return FaultyChannel(channel, faults)
+
+
+def refuse_too_late(fault: FaultSpec, steps: int) -> None:
+    """Raise BadSpec where a training ends before its faults: that it survived them would mean nothing."""
+    if is_faulty(fault) and fault.during is not FaultPhase.starting and fault.at_step > steps:
+        law = f"the training has {steps} steps, so the faults would never come"
+        raise BadSpec.of("fault.at_step", fault.at_step, law, f"fault.at_step={max(steps // 2, 1)}")
 
 
 class Faults:

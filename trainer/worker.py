@@ -31,7 +31,7 @@ from storage.store import NotStored, open_store
 from trainer.channel import Channel, open_channel, stop_on_signals
 from trainer.checkpoints import newest_state
 from trainer.failures import kind_of, sentence_of
-from trainer.faults import with_faults
+from trainer.faults import refuse_too_late, with_faults
 from trainer.find_lr import rate_test
 from trainer.memory import watch
 from trainer.session import Session
@@ -98,6 +98,8 @@ def work(arguments: argparse.Namespace, run: RunDir, channel: Channel) -> int:
     topology = find_topology(job, os.environ, len(tf.config.get_visible_devices("GPU")))
     session = Session(job, topology, told, saved_lanes(run))
     stop_on_signals(channel)
+    if job.job is Verb.train:
+        refuse_too_late(job.fault, session.lengths.steps)
     return run_task(session, run, arguments.attempt)
 
 

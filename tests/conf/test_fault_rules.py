@@ -22,6 +22,8 @@ TWO = "cluster=2cpu"
         (["fault.slow_rank=0", "fault.slow_s=0"], "fault.slow_s=0.0 - must be greater than 0"),
         (["fault.failing_writes=-1"], "fault.failing_writes=-1 - a number of writes is at least 0"),
         (["fault.kill_rank=0", "fault.attempts=[0]"], "attempts of a command are counted from 1"),
+        (["fault.kill_rank=0", "fault.attempts=[]"], "fault.attempts=[] - the faults would hit no attempt"),
+        (["fault.slow_rank=0", "fault.slow_s=inf"], "fault.slow_s=inf - must be greater than 0, and end"),
         (["fault.corrupt_checkpoint=true"], "fault.at_step=1 - an older checkpoint has to be there"),
         (["fault.corrupt_checkpoint=true", "fault.at_step=100"], "the first comes at step 100 - fault.at_step=101"),
     ],

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from conf.errors import BadSpec
 from conf.schema import FaultPhase, FaultSpec
 from storage.run_dir import RunDir
 from storage.store import StoreError
 from trainer.channel import Terminal
 from trainer.checkpoint_files import status_of
 from trainer.checkpoints import list_checkpoints, listing_of, newest_whole, save
-from trainer.faults import with_faults
+from trainer.faults import refuse_too_late, with_faults
 
 ROOT = Path(__file__).parents[2]
 #: A worker of rank 1 that goes through its phases and says which of them it has come to.
@@ -158,3 +159,13 @@ def test_what_happens_is_told_first(tmp_path, capsys):
         channel.say("progress", phase="training", step=3)
     said = capsys.readouterr().out.splitlines()
     assert said[-1].startswith("event event=fault details={'fault': 'raise_rank', 'step': 3")
+
+
+def test_a_fault_behind_the_last_step_is_refused():
+    """A cluster that survived it would have survived nothing."""
+    refuse_too_late(FaultSpec(kill_rank=0, at_step=50), 50)
+    refuse_too_late(FaultSpec(at_step=51), 50)
+    refuse_too_late(FaultSpec(kill_rank=0, at_step=51, during=FaultPhase.starting), 50)
+    for fault in (FaultSpec(kill_rank=0, at_step=51), FaultSpec(corrupt_checkpoint=True, at_step=51)):
+        with pytest.raises(BadSpec, match=r"fault\.at_step=51 - the training has 50 steps, so .* - fault\.at_step=25"):
+            refuse_too_late(fault, 50)
