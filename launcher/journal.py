@@ -5,6 +5,7 @@ import logging
 import os
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +27,9 @@ SPENT_EVERY_S = 60.0
 #: Writes to far stores, in order, whichever journal they come from: a bucket that does not answer must not keep the
 #: driver from watching its workers.
 _aside = ThreadPoolExecutor(1, thread_name_prefix="journal")
+#: How long the end of a job waits for them.
+SETTLE_S = 120.0
+_given_up = threading.Event()
 
 
 class Journal:
@@ -75,8 +79,15 @@ class Journal:
 
     def settle(self) -> None:
         """Wait until everything that was told is written, or was found not to be writable."""
-        if not self._is_near:
-            _aside.submit(int).result()
+        if self._is_near:
+            return
+        try:
+            _aside.submit(int).result(SETTLE_S)
+        except TimeoutError:
+            if not _given_up.is_set():
+                law = "%s: the store has not answered for %.0f s; the last events of the run are not written"
+                logger.warning(law, self._run_dir.url, SETTLE_S)
+            _given_up.set()  # else the process could not end before each of them has failed as often as it may
 
     def goodput(self) -> None:
         """What became of the run's time, as far as its events tell."""
@@ -131,6 +142,8 @@ class Journal:
             _aside.submit(self._write, event)
 
     def _write(self, event: dict[str, Any]) -> None:
+        if _given_up.is_set():
+            return
         try:
             self._run_dir.append_event(event)
         except StoreError as error:

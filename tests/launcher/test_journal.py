@@ -4,6 +4,9 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
+from launcher import journal as journal_module
 from launcher.journal import STOP_REQUEST, Journal
 from storage.run_dir import RunDir
 from tests.storage.conftest import gcs_server, gcs_url, proxy  # noqa: F401
@@ -26,6 +29,30 @@ def test_a_bucket_that_does_not_answer_does_not_hold_up_the_driver(proxy: FaultP
     assert [event["details"]["number"] for event in run.events()] == list(range(6))
     times = [event["time"] for event in run.events()]
     assert times == sorted(times)
+
+
+def test_the_end_of_a_job_does_not_wait_for_ever_for_a_bucket(
+    proxy: FaultProxy,  # noqa: F811
+    gcs_url: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What cannot be written is said, and the events behind it are let go."""
+    monkeypatch.setattr(journal_module, "_given_up", threading.Event())
+    monkeypatch.setattr(journal_module, "SETTLE_S", 0.2)
+    run = RunDir(gcs_url, "x")
+    proxy.faults = [Fault("stall", "POST", "upload")]
+    try:
+        for number in range(6):
+            Journal(run).event("told", 1, None, number=number)
+        Journal(run).settle()
+        Journal(run).settle()
+    finally:
+        proxy.released.set()
+    assert caplog.text.count("the last events of the run are not written") == 1
+    monkeypatch.setattr(journal_module, "SETTLE_S", 60.0)
+    Journal(run).settle()
+    assert [event["details"]["number"] for event in run.events()] == [0], "the one that was under way"
 
 
 def test_a_stop_request_in_a_bucket_is_seen_and_taken_away_once(proxy: FaultProxy, gcs_url: str) -> None:  # noqa: F811
