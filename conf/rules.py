@@ -109,6 +109,9 @@ def _names(job: JobSpec) -> list[Problem]:
         if word not in known:
             problems.append(Problem(field, word, "there is none of this name", nearest(word, known)))
     problems += class_weights.problems(job.trainer.class_weights)
+    if job.checkpoints.export is not None and (job.checkpoints.verify or job.checkpoints.prune):
+        law = "an export is made by itself; checkpoints.verify and checkpoints.prune go with a list"
+        problems.append(Problem("checkpoints.export", job.checkpoints.export, law, "two commands, one for each"))
     return problems + _balanced_twice(job) + _port(job.tensorboard.port)
 
 

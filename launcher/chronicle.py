@@ -41,6 +41,8 @@ class Chronicle:
                 self._journal.told(attempt, rank, event)
                 if event.get("event") == "prepared":
                     self._tell_prepared(event)
+                if event.get("event") == "restored" and rank == 0:
+                    self._tell_broken(event.get("details") or {})
                 if event.get("event") in ("weights_loaded", "xla_on_cpu", "deterministic_on_gpu") and rank == 0:
                     self._say_words(event)
         if self._is_preparing:
@@ -70,6 +72,13 @@ class Chronicle:
         if event.get("details", {}).get("words") and not self._has_told_data:
             self._has_told_data = True
             self._say_words(event)
+
+    def _tell_broken(self, restored: Mapping[str, Any]) -> None:
+        """What was passed over: the weights are older than a person may think."""
+        for problem in restored.get("broken") or ():
+            if problem not in self._said:
+                self._said.add(problem)
+                self._console.say(f"warning: {problem} - that of step {restored.get('step')} is taken")
 
     def _say_words(self, event: Mapping[str, Any]) -> None:
         """Once: a restart has nothing new to say."""

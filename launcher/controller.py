@@ -189,6 +189,8 @@ class Controller:
     def _out_of_grace(self, attempt: int, leaving: Leaving | None = None) -> Ending:
         if self._is_preparing:
             return Ending(Kind.stopped, message="stopped while preparing; the same command goes on")
+        if not self._grace_s:
+            return Ending(Kind.stopped, message="stopped before it was done")
         message = f"not saved within cluster.grace_s={self._cluster.grace_s:g}; the last checkpoint stands"
         self._journal.event("grace_exceeded", attempt, grace_s=self._cluster.grace_s)
         if leaving is not None:

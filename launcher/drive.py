@@ -10,6 +10,7 @@ from conf import rules
 from conf.data_url import data_url, local_source
 from conf.errors import BadSpec
 from conf.exit_codes import FAILED
+from conf.rules import ON_A_RUN
 from conf.schema import Accelerator, ClusterSpec, JobSpec, Verb
 from conf.stages import replicas
 from launcher.console import Console
@@ -90,7 +91,10 @@ class Drive:
             attempt = outcome.attempts
             fitting.keep(attempt)
         counted = dataclasses.replace(orders, first_attempt=attempt)
-        return self._control(job.cluster, gang, counted.work, possible=sizes(job), after=fitting.after).run(attempt)
+        cluster = job.cluster
+        if job.job in ON_A_RUN:
+            cluster = dataclasses.replace(cluster, grace_s=0.0)  # nothing of it is worth saving: a stop ends it at once
+        return self._control(cluster, gang, counted.work, possible=sizes(job), after=fitting.after).run(attempt)
 
     def _prepare(self, job: JobSpec, gang: Gang, orders: Orders, attempt: int) -> Outcome:
         """On all hosts of a running cluster that see source and run directory; else beside the first worker."""

@@ -23,7 +23,8 @@ def run(asked: Asked) -> int:
     if export is not None:
         return run_task(asked, lambda found: [f"exported {found.url}/{KERAS_FILES[export.name]}"])
     if job.dry_run:
-        show(f"would list {run_dir.url}/checkpoints")
+        also = ", and remove those that trainer.keep_* does not keep" if job.checkpoints.prune else ""
+        show(f"would list {run_dir.url}/checkpoints{', every byte verified' * job.checkpoints.verify}{also}")
         return 0
     try:
         # Only the owner of a run removes anything: nobody who trains it meanwhile.

@@ -48,11 +48,9 @@ def test_a_job_survives_its_file():
     "text", ["trainer: {stps: 3}", "seed: many", "trainer: {precision: float8}", "[1, 2]", "a: [", ""]
 )
 def test_a_file_that_is_no_job_is_refused_by_name(text):
-    if text:
-        with pytest.raises(BadSpec, match=r"runs/x/job\.yaml"):
-            load_job(text, "runs/x/job.yaml")
-    else:
-        assert load_job(text, "x") == JobSpec()
+    """A file that says nothing too: what is left of a job is not the job of all defaults."""
+    with pytest.raises(BadSpec, match=r"runs/x/job\.yaml"):
+        load_job(text, "runs/x/job.yaml")
 
 
 BAD = [
@@ -83,6 +81,8 @@ BAD = [
     ("storage=gcs storage.root=runs", "in a bucket", "gs://"),
     ("storage.root=gs://bucket/x", "in a folder", "storage=gcs"),
     ("job=evaluate", "works on a run that exists", "run_id="),
+    ("job=checkpoints run_id=x checkpoints.export=keras checkpoints.prune=true", "go with a list", "two commands"),
+    ("job=checkpoints run_id=x checkpoints.export=keras checkpoints.verify=true", "go with a list", "two commands"),
     ("trainer.epochs=null", "has a length", ""),
     ("cluster.max_restarts=-1", "at least 0", ""),
     ("data.channels=2", "grey (1) or RGB (3)", ""),

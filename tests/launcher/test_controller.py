@@ -138,6 +138,31 @@ def test_memory_that_runs_out_twice_at_one_step_is_no_end_where_the_next_attempt
     assert "going on with micro-batches of 4" in said
 
 
+def test_a_checkpoint_that_is_passed_over_is_told_to_the_person_once(setting, capsys):
+    """The weights that training goes on with are older than they may think."""
+    restored = {
+        "event": "restored",
+        "details": {"step": 5, "broken": ["checkpoints/step_00000010/a has 3 bytes, not 4"]},
+    }
+    dies = [at(0, 7, -9, events=(restored,)), at(1, 7, -9, events=(restored,))]
+    setting.run(ScriptedGang([dies], [[at(0, 9, 0, events=(restored,)), at(1, 9, 0)]]))
+    said = capsys.readouterr().out
+    assert said.count("warning: checkpoints/step_00000010/a has 3 bytes, not 4 - that of step 5 is taken\n") == 1
+
+
+def test_what_keeps_nothing_is_stopped_at_once(setting, capsys):
+    """job=evaluate, say: there is nothing to wait for."""
+    setting.cluster.grace_s = 0.0
+    setting.interrupts.workers_start()
+    gang = ScriptedGang([[at(0, 5)]])
+    poll = gang.poll
+    gang.poll = lambda timeout_s: (setting.interrupts.request("Ctrl-C"), poll(timeout_s))[1]
+    found = setting.run(gang)
+    assert (found.state, found.reason) == ("stopped", "Ctrl-C: stopped before it was done")
+    assert "Ctrl-C: stopping\n" in capsys.readouterr().out
+    assert gang.log == ["start", "stop", "kill"] and "grace_exceeded" not in setting.kinds()
+
+
 def test_a_restart_leaves_the_number_of_a_task_beside_it_alone(setting):
     """job=evaluate of a run that trains: both would write to the same log."""
 
