@@ -7,12 +7,13 @@ Never imports TensorFlow.
 """
 
 import argparse
+import contextlib
 import gc
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -52,21 +53,36 @@ def prepare(job: JobSpec, part: int = 0, parts: int = 1, count: int = 1, process
     url, digest = data_url(job), data_digest(job.data, job.seed)
     if is_prepared(url) or job.data.name == PREPARED:
         return _prepared_before(url, job.data, digest)
-    path = local_source(job.data)
-    files = Listing(path) if path else None
-    source, splits = _find(job, files, processes)
-    plans = plan_shards(splits, job.data, digest, job.cluster.workers, files.sizes() if files else None)
-    store = open_store(url)
-    store.sweep()  # what a killed preparation was writing, before the disk is asked for more
-    own = [plan for number, plan in enumerate(plans) if part <= number % parts < part + count]
-    listed = SourceList(path, files, source, plans) if path and files else None
-    # What is listed is no garbage: not to be looked through, and not to be copied by processes that would do that.
-    gc.freeze()
+    with _no_garbage():
+        path = local_source(job.data)
+        files = Listing(path) if path else None
+        source, splits = _find(job, files, processes)
+        plans = plan_shards(splits, job.data, digest, job.cluster.workers, files.sizes() if files else None)
+        store = open_store(url)
+        store.sweep()  # what a killed preparation was writing, before the disk is asked for more
+        own = [plan for number, plan in enumerate(plans) if part <= number % parts < part + count]
+        listed = SourceList(path, files, source, plans) if path and files else None
     try:
         _write(store, own, job.data, len(source.classes), processes, listed)
         return finish(store, plans, source, listed, job, digest)
     finally:
         gc.unfreeze()
+
+
+@contextlib.contextmanager
+def _no_garbage() -> Iterator[None]:
+    """What is made in this block is not looked through for garbage, nor, at its end, is all that there is by then.
+
+    Millions of examples would be looked through as they are listed, and copied by processes that did it later.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _prepared_before(url: str, data: DataSpec, digest: str) -> Manifest:

@@ -6,6 +6,7 @@ Prints {"images_per_s": ..., "images_per_cpu_s": ...} of the writing alone: FOLD
 is imported or made for the first time meanwhile, and the files of FOLDER/photographs are in the page cache. Every side
 has one core; those called `..._two` have two processes on two. `copy` is what any writer that syncs has to do at least:
 read the files, write their bytes into as many shards, each begun to be sent to the disk as it is made, and sync those.
+`apart_two` are two of `convoy`, each with half of the photographs: all that one does alone is done by both at once.
 """
 
 import json
@@ -25,16 +26,46 @@ def labelled(folder):
     return [(path, names.index(path.parent.name)) for path in sorted(Path(folder).glob("*/*.jpg"))]
 
 
-def convoy(folder, out, files):
+def convoy(folder, out, files, shards=SHARDS):
     """`python -m data_pipeline.prepare` as the launcher starts it: a process for each core it may use."""
     from conf.files import dump_job
     from conf.schema import DataSpec, JobSpec, SplitSpec
     from data_pipeline.prepare import main
 
     split = SplitSpec(1.0, 0.0, 0.0)
-    job = JobSpec(data=DataSpec(name="folder", path=folder, out=out, split=split, num_shards=SHARDS))
+    job = JobSpec(data=DataSpec(name="folder", path=folder, out=out, split=split, num_shards=shards))
     Path(f"{out}.yaml").write_text(dump_job(job))
     return lambda: main(["--job", f"{out}.yaml"])
+
+
+def apart_two(folder, out, files):
+    """Two preparations that know nothing of one another, each of half of the photographs and alone on its core."""
+    mains = []
+    for half in range(2):
+        for path, _ in files[half::2]:
+            link = Path(f"{folder}-{half}", path.parent.name, path.name)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.exists():
+                link.hardlink_to(path)
+        mains.append(convoy(f"{folder}-{half}", f"{out}/{half}", files, SHARDS // 2))
+    return lambda: in_two(lambda half: mains[half]())
+
+
+def in_two(work):
+    """Do `work(0)` and `work(1)` in a process each, on cores of their own."""
+    cores, children = sorted(os.sched_getaffinity(0)), []
+    for number in range(2):
+        children.append(os.fork())
+        if not children[-1]:
+            code = 1
+            try:
+                os.sched_setaffinity(0, {cores[number % len(cores)]})
+                code = work(number) or 0
+            finally:
+                os._exit(code)
+    for child in children:
+        if os.waitpid(child, 0)[1]:
+            raise RuntimeError("one of two processes failed")
 
 
 def tfrecord_writer(folder, out, files):
@@ -77,18 +108,11 @@ def copy(folder, out, files):
 def copy_two(folder, out, files):
     shard = copier(out, files)
 
-    def write():
-        children = []
-        for first in range(2):
-            children.append(os.fork())
-            if not children[-1]:
-                for number in range(first, SHARDS, 2):
-                    shard(number)
-                os._exit(0)
-        for child in children:
-            os.waitpid(child, 0)
+    def half(first):
+        for number in range(first, SHARDS, 2):
+            shard(number)
 
-    return write
+    return lambda: in_two(half)
 
 
 def copier(out, files):
@@ -159,6 +183,7 @@ def tensorflow_datasets(folder, out, files):
 WRITERS = {
     "convoy": convoy,
     "convoy_two": convoy,
+    "apart_two": apart_two,
     "TFRecordWriter": tfrecord_writer,
     "TFRecordWriter, synced": tfrecord_writer_synced,
     "tensorflow-datasets": tensorflow_datasets,

@@ -1,5 +1,6 @@
 """The files below a source, looked at by two processes, against `os.stat`; and what happens when one of them fails."""
 
+import gc
 import os
 import signal
 import time
@@ -136,5 +137,6 @@ def test_two_processes_prepare_what_one_prepares(tmp_path: Path, monkeypatch: py
         out = tmp_path / f"{processes}"
         data = DataSpec(name="folder", path=str(tmp_path / "in"), out=str(out), split=SplitSpec(0.5, 0.25, 0.25))
         assert prepare(JobSpec(data=data), processes=processes) is not None
+        assert gc.isenabled() and not gc.get_freeze_count()
         prepared.append({path.name: path.read_bytes() for path in out.iterdir()})
     assert prepared[0] == prepared[1] and len(prepared[0]) > 5
