@@ -1,6 +1,7 @@
 """What features of a training cost, what more processes bring and send to each other, precision, XLA, memory.
 
-    python -m benchmarks.train [features|scaling|bytes|precision|compile|memory ...] [--rounds 5] [--networks cnn]
+    python -m benchmarks.train [features|scaling|bytes|precision|compile|memory ...] [--rounds 5]
+        [--sides bare,all] [--networks cnn]
 
 Every side is a whole worker of Convoy (`python -m trainer.worker`) on prepared synthetic pictures, seen from outside by
 its progress lines; the sides take turns of a few seconds while the others are held still, and ratios are medians of
@@ -135,6 +136,15 @@ PARTS = {
 }
 
 
+def only(part: Part, sides: Sequence[str] | None) -> Part:
+    """The part with these sides alone, where they are named: more rounds in the same time, for a small difference."""
+    if sides is None:
+        return part
+    rows = [row for row in part.rows if row.name in sides]
+    goals = [goal for goal in part.goals if {goal.ours, goal.theirs} <= set(sides)]
+    return replace(part, rows=rows, goals=goals)
+
+
 def started(part: Part, row: Row, case: Case, root: Path) -> Side:
     """A side on its way."""
     path = write_job(row.job(case, root))
@@ -186,18 +196,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sides", help="of one part, by their names and commas; default: all")
     parser.add_argument("--networks", default="mobilenetv2", help=f"of {', '.join(CASES)}")
     parser.add_argument("--json", type=Path, help="keep every round's figures here")
     asked = parser.parse_args()
     if unknown := [name for name in asked.parts if name not in PARTS]:
         parser.error(f"there is no part {unknown[0]}; there are {', '.join(PARTS)}")
+    sides = asked.sides.split(",") if asked.sides else None
+    parts = {name: only(PARTS[name], sides) for name in asked.parts or PARTS}
+    for name, part in parts.items():
+        if sides and len(part.rows) < len(set(sides)):
+            known = ", ".join(row.name for row in PARTS[name].rows)
+            parser.error(f"--sides={asked.sides} are not all sides of {name}: {known}")
     compile_bytecode()
     everything: dict[str, list[Figures]] = {}
     with tempfile.TemporaryDirectory(prefix="convoy-train-") as folder:
         for network in asked.networks.split(","):
             prepare(CASES[network], Path(folder))
-            for name in asked.parts or PARTS:
-                part = PARTS[name]
+            for name, part in parts.items():
                 title = f"{name}: {part.title}, {network}, batch {CASES[network].batch_size}"
                 print(title, flush=True)
                 measure = take_turns_alone if part.one_by_one else take_turns
