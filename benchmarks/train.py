@@ -105,6 +105,8 @@ class Part:
     gauge: Callable[[set[int]], float] | None = None
     looks_at_memory: bool = False
     one_by_one: bool = False
+    #: Compiled loops of one turn.
+    loops: int = LOOPS_A_TURN
 
 
 PARTS = {
@@ -115,6 +117,7 @@ PARTS = {
         "two replicas against one process with all cores",
         SCALING,
         [Goal(row.name, "one process", "examples_per_s", 0.9) for row in SCALING[1:]],
+        loops=2,  # two workers that are held still for ten seconds lose one another
     ),
     "bytes": Part(
         "what two workers send to each other",
@@ -124,7 +127,7 @@ PARTS = {
         sent_bytes,
         one_by_one=True,
     ),
-    "precision": Part("precisions", PRECISION, [Goal("mixed_bfloat16", "float32", "examples_per_s", 1.0)]),
+    "precision": Part("precisions", PRECISION, [Goal("mixed_bfloat16", "float32", "examples_per_s", None)]),
     "memory": Part(
         "peak memory with and without rematerialisation",
         MEMORY,
@@ -153,7 +156,7 @@ def started(part: Part, row: Row, case: Case, root: Path) -> Side:
 
 def take_turns(part: Part, case: Case, root: Path, rounds: int) -> dict[str, list[Figures]]:
     """Every side a few seconds at a time while the others are held still, `rounds` times."""
-    steps = LOOPS_A_TURN * case.steps_per_loop
+    steps = part.loops * case.steps_per_loop
     sides: dict[str, Side] = {}
     try:
         for row in part.rows:
@@ -172,7 +175,7 @@ def take_turns(part: Part, case: Case, root: Path, rounds: int) -> dict[str, lis
 
 def take_turns_alone(part: Part, case: Case, root: Path, rounds: int) -> dict[str, list[Figures]]:
     """All turns of a side before the next one begins: for what does not depend on the machine's minute."""
-    steps = LOOPS_A_TURN * case.steps_per_loop
+    steps = part.loops * case.steps_per_loop
     results: dict[str, list[Figures]] = {}
     for row in part.rows:
         side = started(part, row, case, root)
