@@ -52,18 +52,20 @@ class SourceList:
     def _listed(self) -> _Listed:
         above, states = f"{self._root}/", self._found.states()
         files = [[_name(above, each.image) for each in plan.examples] for plan in self._plans]
-        others = {_name(above, file) for file in self._source.files}.union(*files) - states.keys() - {None}
+        others = {_name(above, file) for file in self._source.files} - states.keys()
+        for names in files:
+            others.update(name for name in names if name not in states)
         for name in filter(None, others):
             state = file_state(self._root / name)
             if state is not None:
                 states[name] = state
         row = {name: number for number, name in enumerate(sorted(states))}
         rows = [np.array([row.get(name or "", _NO_FILE) for name in names], np.int64) for names in files]
-        return _Listed(line_starts(states), rows)
+        return _Listed(line_starts({name: states[name] for name in row}), rows)
 
 
 def _name(above: str, image: object) -> str | None:
     """The name below the source; of a file that lies elsewhere its whole path, which `root / name` leaves as it is."""
-    if not isinstance(image, (str, Path)):
-        return None
-    return str(image).removeprefix(above)
+    if isinstance(image, str):
+        return image.removeprefix(above)
+    return str(image).removeprefix(above) if isinstance(image, Path) else None

@@ -8,6 +8,7 @@ there then can be compared with what is there now by names alone.
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,8 +87,12 @@ def to_lines(files: Mapping[str, FileState]) -> bytes:
 
 def line_starts(files: Mapping[str, FileState]) -> list[str]:
     """Each of its lines up to the mark, in the order of names."""
-    quoted = json.JSONEncoder().encode  # a line at once would take four times as long
-    return [f"[{quoted(name)}, {num_bytes}, {mtime_ns}, " for name, (num_bytes, mtime_ns, _) in sorted(files.items())]
+    lines = []
+    for name in sorted(files):
+        num_bytes, mtime_ns, _ = files[name]
+        # What json.dumps makes of a string; of a line at once it takes ten times as long.
+        lines.append(f"[{encode_basestring_ascii(name)}, {num_bytes}, {mtime_ns}, ")
+    return lines
 
 
 def finished_lines(starts: Iterable[str], marks: Iterable[int | None]) -> bytes:
