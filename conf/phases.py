@@ -180,7 +180,7 @@ def _misfit(trainer: TrainerSpec, known: int, last: int | None, total: int | Non
     key = name_of_list(trainer)
     if last <= 0:
         law = f"the phases before the last take {known} of the training's {total} {unit}: nothing is left for it"
-        return Problem(key, f"{known}+{last}", law, f"a longer training, shorter phases, or {key}=null")
+        return Problem(key, known, law, f"a longer training, shorter phases, or {key}=null")
     if known + last != total:
         law = f"the phases add up to {known + last} {unit}, and the training is {total} {unit} long"
         cure = f"leave out the last phase's length, or trainer.{unit}={known + last}, or trainer.{unit}=null"

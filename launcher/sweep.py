@@ -3,7 +3,7 @@
 import os
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from conf.data_url import data_url
@@ -16,6 +16,7 @@ from launcher.gate import hosts_of
 from launcher.interrupts import Interrupts
 from launcher.journal import Journal
 from launcher.placement import Placement, place, room
+from launcher.plan import read_manifest
 from launcher.trial import LOGS, Process, Result, Trial, last_line, result_of, start
 from storage.run_dir import SWEEP_REPORT, SWEEP_TABLE, RunDir
 
@@ -58,6 +59,8 @@ class Sweep:
         self.report()
         try:
             self._prepare(waiting)
+            for words in unjudged([trial.job for trial in waiting if trial.job], self.metric):
+                self.console.say(words)
             while waiting or running:
                 if self.interrupts.reason is None and journal.stop_requested():
                     self.interrupts.request("job=stop")
@@ -121,6 +124,14 @@ class Sweep:
                 self.run_dir.publish(f"{LOGS}/prepare.log")
             if code != DONE:
                 raise NotPrepared(last_line(log), code)
+
+
+def unjudged(jobs: Sequence[JobSpec], metric: str) -> Iterator[str]:
+    """What to tell of prepared sets that have nothing to judge a trial by."""
+    for url in {data_url(job): None for job in jobs}:
+        splits = (read_manifest(url) or {}).get("splits", {})
+        if not splits.get("validation", {}).get("num_examples"):
+            yield f"take care: {url} has no validation split, so no trial will have a {metric} to be sorted by"
 
 
 def slots_of(jobs: Sequence[JobSpec], most: int | None) -> list[Slot]:

@@ -121,6 +121,10 @@ def profile_of(session: Session, run: RunDir) -> Profile | None:
     if steps is None:
         return None
     first, last = steps
+    length = session.lengths.steps
+    if first >= length:
+        law, cure = f"the training is {length} steps long", f"trainer.profile=[{max(length - 10, 0)},{length}]"
+        raise BadSpec.of("trainer.profile", steps, law, cure)
     return Profile(first, last, run if session.topology.is_chief else None, session.channel)
 
 

@@ -76,6 +76,11 @@ BAD = [
     ("trainer.phases=[{epochs: 1, steps: 5}, {}]", "one length, not 2", "leave one"),
     ("trainer.phases=[{}, {epochs: 1}]", "every phase but the last has a length", "trainer.phases.0.epochs=1"),
     ("trainer.phases=[{epochs: 20}, {}]", "nothing is left for it", "a longer training"),
+    (
+        "trainer.phases=[{epochs: 25}, {}]",
+        "trainer.phases=25 - the phases before the last take 25 of",
+        "a longer training",
+    ),
     ("trainer.phases=[{epochs: 5}, {epochs: 5}]", "add up to 10 epochs, and the training is 20", "trainer.epochs=10"),
     ("trainer.phases=[{epochs: 5}, {}] trainer.epochs=null", "has a length", "trainer.epochs=10"),
     ("trainer.phases=[{epochs: 5, trainable: 0}, {}]", "a number of blocks above 0", "=head"),

@@ -1,17 +1,20 @@
 """What a sweep varies, and the trials it makes of it."""
 
+import json
 import math
 
 import pytest
 
 from conf.errors import BadSpec
-from conf.schema import ClusterSpec, JobSpec, SweepKind, SweepSpec
+from conf.schema import ClusterSpec, DataSpec, JobSpec, SweepKind, SweepSpec
 from launcher.axes import Axis, split, trials
 from launcher.compose import compose
 from launcher.placement import Host, place, room
+from launcher.sweep import unjudged
 from launcher.sweep_table import as_csv, lines, ranked
 from launcher.trial import Result, Trial
 from launcher.verbs.sweep import planned
+from storage.store import open_store
 
 RATE = "trainer.optimizer.learning_rate"
 
@@ -114,6 +117,18 @@ def test_as_many_trials_run_at_once_as_the_hosts_hold():
     assert fit(ClusterSpec(gpus_per_worker=2), Host("a", 64, 8), Host("b", 64, 3)) == 5
     assert fit(ClusterSpec(gpus_per_worker=2, cpus_per_worker=32), Host("a", 64, 8)) == 2
     assert fit(ClusterSpec(), Host("a", 64, 8)) == 1  # all GPUs of the host
+
+
+def test_a_set_that_no_trial_can_be_judged_by_is_told(tmp_path):
+    def told(validation: int) -> list[str]:
+        splits = {"train": {"num_examples": 9}, "validation": {"num_examples": validation}}
+        open_store(str(tmp_path)).put("manifest.json", json.dumps({"splits": splits}).encode())
+        job = JobSpec(data=DataSpec(out=str(tmp_path)))
+        return list(unjudged([job, job], "validation_loss"))
+
+    assert told(3) == []
+    (words,) = told(0)
+    assert "has no validation split" in words and "validation_loss" in words
 
 
 def test_the_table_has_the_best_first_and_names_what_failed():

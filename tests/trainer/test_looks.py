@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +17,19 @@ from tensorboard.util import tensor_util
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from conf.data_url import data_url
+from conf.errors import BadSpec
 from conf.files import dump_job
-from conf.schema import Accelerator, AugmentSpec, JobSpec, LooksSpec, ModelSpec, OptimizerSpec, StorageSpec, StoreKind
+from conf.schema import (
+    Accelerator,
+    AugmentSpec,
+    JobSpec,
+    LooksSpec,
+    ModelSpec,
+    OptimizerSpec,
+    StorageSpec,
+    StoreKind,
+    TrainerSpec,
+)
 from data_pipeline.manifest import load_manifest
 from data_pipeline.order import BatchShape
 from data_pipeline.pipeline import training_dataset
@@ -31,6 +43,8 @@ from tests.trainer.test_worker_runs import ROOT, job
 from trainer.checkpoints import load
 from trainer.ledger import Ledger
 from trainer.profile import STEP
+from trainer.session import Lengths
+from trainer.training import profile_of
 
 SEVERAL = "import sys; from trainer.worker import main; sys.exit(max([main(['--job', url]) for url in sys.argv[1:]]))"
 pytestmark = pytest.mark.timeout(600)
@@ -47,7 +61,7 @@ def looked_at(root: Path, run_id: str, steps: int = STEPS, looks: LooksSpec = LO
     asked.trainer.accumulation_steps, asked.trainer.tensorboard = 2, looks
     asked.trainer.model = ModelSpec(dropout=0.25, options={"batch_norm": True})
     asked.data.augment = AugmentSpec(pad_crop=1)
-    asked.trainer.profile = [6, 8] if run_id in ("whole", "far") else None
+    asked.trainer.profile = [6, 8] if run_id in ("whole", "far") and steps > 6 else None
     return asked
 
 
@@ -241,6 +255,18 @@ def test_the_chosen_steps_are_traced_where_tensorboard_looks_for_them(root, whol
                     steps.add(numbers["step_num"])
     assert steps == {6, 7}
     assert not (root / "runs" / "plain" / "tensorboard" / "plugins").exists()
+
+
+def test_steps_that_never_come_are_refused():
+    def asked(*steps: int) -> SimpleNamespace:
+        job = JobSpec(trainer=TrainerSpec(profile=list(steps)))
+        return SimpleNamespace(
+            job=job, lengths=Lengths(40, 10, (40,)), topology=SimpleNamespace(is_chief=False), channel=None
+        )
+
+    assert profile_of(asked(30, 50), None).ends() == range(30, 51)
+    with pytest.raises(BadSpec, match=r"trainer\.profile=\[40, 50\] - the training is 40 steps long - .*=\[30,40\]"):
+        profile_of(asked(40, 50), None)
 
 
 @pytest.mark.parametrize("kind", ["mirrored", "workers"])
