@@ -38,9 +38,9 @@ from conf.choices import (
 class SplitSpec:
     """Shares of the examples when the source has no splits of its own; they add up to 1."""
 
-    train: float = 0.7
-    validation: float = 0.2
-    test: float = 0.1
+    train: float = 0.7  # what is learnt from
+    validation: float = 0.2  # what evaluations while training measure
+    test: float = 0.1  # what the report at the end is about
 
 
 @dataclass
@@ -83,12 +83,12 @@ class DataSpec:
     max_side: int | None = None  # longer images are made smaller when they are prepared
     encoding: Encoding = Encoding.files  # pixels: stored decoded, after max_side; read several times faster
     verify: bool = False  # decode every JPEG when it is prepared, to find damage behind a whole head; 40 times slower
-    on_bad_file: BadFile = BadFile.stop
+    on_bad_file: BadFile = BadFile.stop  # what becomes of files that are no images
     num_examples: int = 1024  # of the synthetic source alone
     num_classes: int = 10  # of the synthetic source alone
-    remainder: Remainder = Remainder.drop
+    remainder: Remainder = Remainder.drop  # what becomes of the last, smaller batch of an epoch
     memory_bytes: int = 536_870_912  # a split whose decoded images fit in is decoded once and kept; 0: never
-    on_corrupt: BadRecord = BadRecord.stop
+    on_corrupt: BadRecord = BadRecord.stop  # what becomes of prepared records that are damaged
     max_corrupt: int = 100  # corrupt records of a split that the job skips, over all workers, before it stops
     shuffle: bool = True  # a new permutation every epoch; false keeps the prepared order
     order: Order = Order.auto  # what kind of permutation
@@ -112,7 +112,7 @@ class ModelSpec:
     image_size: int | None = None  # default: what it was designed for; data.image_size overrides it
     min_image_size: int | None = None  # default: the family's
     pixels: Pixels = Pixels.own  # how pixels are normalised, as first layers of the model
-    batch_norm: BatchNormSync = BatchNormSync.average
+    batch_norm: BatchNormSync = BatchNormSync.average  # how BatchNorm sees the other replicas
     batch_norm_momentum: float | None = None  # of moving statistics, per step; null: the family's own, 0.99 or 0.999
     options: dict[str, Any] = field(default_factory=dict)  # what this family alone understands
 
@@ -122,7 +122,7 @@ class OptimizerSpec:
     """How a gradient becomes a new weight."""
 
     name: str = "adam"  # sgd | adam | adamw | rmsprop | adagrad | lamb | lion
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3  # the highest; a schedule moves it below
     reference_batch_size: int | None = None  # the batch learning_rate was found for; it grows with the global batch
     momentum: float = 0.9  # sgd and rmsprop alone
     nesterov: bool = False  # sgd alone
@@ -159,9 +159,9 @@ class PhaseSpec:
     """A stretch of the training. At most one length; the last phase may have none: it lasts to the training's end."""
 
     trainable: Any = "all"  # all | head | NAME: from this layer or block upwards | N: the last N blocks and the head
-    epochs: int | None = None
-    steps: int | None = None
-    examples: int | None = None  # rounded up to whole steps
+    epochs: int | None = None  # its length in these...
+    steps: int | None = None  # ...or in optimizer steps...
+    examples: int | None = None  # ...or in these, rounded up to whole steps
     learning_rate: float | None = None  # null: the optimizer's
     optimizer: OptimizerSpec | None = None  # null: trainer.optimizer
     groups: list[GroupSpec] | None = None  # null: trainer.groups
@@ -182,10 +182,10 @@ class EarlyStoppingSpec:
 class PlateauSpec:
     """When learning rates are lowered beside what their schedule does. Begins anew in each phase."""
 
-    metric: str = "validation_loss"
+    metric: str = "validation_loss"  # or validation_accuracy, of which more is better
     factor: float = 0.1  # what they are multiplied by
     patience: int | None = None  # evaluations without a better one; null: they are not lowered
-    min_delta: float = 1e-4
+    min_delta: float = 1e-4  # what is not better by more than this is not better
     cooldown: int = 0  # evaluations that do not count after they were lowered
     min_factor: float = 0.0  # never below this share of what the schedule says
 
@@ -207,7 +207,7 @@ class LooksSpec:
 class TrainerSpec:
     """What is learnt and how. Nothing here depends on the cluster."""
 
-    name: str = "convnet"
+    name: str = "convnet"  # of the recipe
     model: ModelSpec = field(default_factory=ModelSpec)
     optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
     groups: list[GroupSpec] | None = None  # parts of the model with optimizers of their own; null: one for all
@@ -219,28 +219,26 @@ class TrainerSpec:
     global_batch_size: int = 64  # examples an update, over all replicas and micro-batches
     accumulation_steps: int = 1  # micro-batches a replica adds up before the update
     micro_batch: Any = None  # or the examples of one of them; auto: the most that fit, found when the run begins
-    rematerialize: Rematerialize = Rematerialize.none
-    precision: Precision = Precision.float32
-    compile: Compile = Compile.none
+    rematerialize: Rematerialize = Rematerialize.none  # what is computed again instead of kept
+    precision: Precision = Precision.float32  # of the arithmetic; variables are float32
+    compile: Compile = Compile.none  # who compiles forward and backward pass
     steps_per_loop: int = 10  # steps in one call of the compiled loop; progress and stops are seen between calls
-    log_every_steps: int = 10
-    checkpoint_every_steps: int = 100
+    log_every_steps: int = 10  # from one point on the curves to the next
+    checkpoint_every_steps: int = 100  # and one at the end
     eval_every_steps: int | None = None  # default: once an epoch
     eval_batch_size: int | None = None  # default: global_batch_size
     keep_checkpoints: int = 3  # the newest ones
     keep_best: int = 0  # and that many of the best by best_metric, as of the last evaluation before each
     best_metric: str = "validation_accuracy"  # or validation_loss, of which less is better
     keep_every_steps: int | None = None  # and those at multiples of it, for ever
-    loss: Loss = Loss.cross_entropy
+    loss: Loss = Loss.cross_entropy  # what is made small
     focal_gamma: float = 2.0  # focal loss: how little well classified examples count; 0 is cross-entropy
     focal_alpha: float = 0.25  # focal loss: a factor on all of it
-    l2: float = (
-        0.0  # added to the loss: l2 * the squares of all weights that train, biases and normalisation left alone
-    )
+    l2: float = 0.0  # added to the loss: l2 * the squares of weights that train; not of biases and normalisation
     ema_decay: float | None = None  # evaluate and export averages of the weights that move by 1 - ema_decay each step
     early_stopping: EarlyStoppingSpec = field(default_factory=EarlyStoppingSpec)
     plateau: PlateauSpec = field(default_factory=PlateauSpec)  # lower the learning rate where nothing gets better
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.0  # share of a target that is spread over all classes
     class_weights: Any = None  # null | balanced | {class: weight, ...}; classes that are not named weigh 1
     on_blow_up: OnBlowUp = OnBlowUp.stop  # where a loss or the norm of a gradient is not finite
     max_blow_ups: int = 3  # batches that are left out before it stops all the same
@@ -256,27 +254,27 @@ class TrainerSpec:
 class ClusterSpec:
     """How many workers with what."""
 
-    name: str = "local"
-    workers: int = 1
+    name: str = "local"  # of the shape
+    workers: int = 1  # processes, on one host or on several
     gpus_per_worker: int | None = None  # default: every GPU of the host, if it has any
     cpus_per_worker: float = 1.0  # what is asked of Ray; a worker may use every core it sees
-    accelerator: Accelerator = Accelerator.auto
+    accelerator: Accelerator = Accelerator.auto  # what a replica computes on
     address: str | None = None  # of a running Ray cluster, or "auto"; default: Convoy starts a Ray of its own
     start_timeout_s: float = 120.0  # until every worker that has a host has reported
     min_workers: int | None = None  # go on with as few where hosts are missing; default: wait for all
     capacity_timeout_s: float = 300.0  # how long hosts may be missing before it goes on with fewer, or stops
     hang_timeout_s: float | None = None  # without progress; default: 10 times the slowest loop seen, 120 s or more
     grace_s: float = 30.0  # for saving when the job is asked to stop
-    max_restarts: int = 3
+    max_restarts: int = 3  # after failures; 0 never restarts. What is not counted: launcher/recovery.py
     memory_limit_bytes: int | None = None  # a worker that takes up more of the host's memory ends; default: no bound
-    standby: Standby = Standby.auto
+    standby: Standby = Standby.auto  # whether workers are forked from a process that has TensorFlow imported
 
 
 @dataclass
 class StorageSpec:
     """Where runs are kept."""
 
-    kind: StoreKind = StoreKind.local
+    kind: StoreKind = StoreKind.local  # what root names
     root: str = "runs"  # <root>/<run_id> is the run directory
 
 
@@ -284,7 +282,7 @@ class StorageSpec:
 class SubmitSpec:
     """Who drives the job."""
 
-    kind: SubmitKind = SubmitKind.here
+    kind: SubmitKind = SubmitKind.here  # who that is
 
 
 @dataclass
@@ -299,11 +297,11 @@ class FaultSpec:
     raise_rank: int | None = None  # this worker ends with an exception, as when a connection is lost
     exhaust_rank: int | None = None  # this worker ends with MemoryError
     slow_rank: int | None = None  # from then on this worker takes slow_s longer for each step: a straggler
-    slow_s: float = 0.5
+    slow_s: float = 0.5  # so many seconds
     corrupt_checkpoint: bool = False  # the first checkpoint at or behind at_step is damaged, and the chief dies
     failing_writes: int = 0  # so many writes of checkpoint files fail, from at_step on
-    at_step: int = 1
-    during: FaultPhase = FaultPhase.training
+    at_step: int = 1  # counted in optimizer steps
+    during: FaultPhase = FaultPhase.training  # the phase of the job that it comes in
     attempts: list[int] = field(default_factory=lambda: [1])  # that the faults hit, counted from the command
 
 
@@ -340,7 +338,7 @@ class FindLrSpec:
 class SweepSpec:
     """How job=sweep tries values. Which values: in Hydra's words, such as key=1,2 or key=interval(0.1,1)."""
 
-    kind: SweepKind = SweepKind.grid
+    kind: SweepKind = SweepKind.grid  # every combination, or random ones
     trials: int | None = None  # of a random sweep
     seed: int = 0  # of the draws; the training's own is `seed`
     metric: str = "validation_accuracy"  # or validation_loss, of which less is better: what the table is sorted by
@@ -367,9 +365,9 @@ class TensorboardSpec:
 class JobSpec:
     """One job, whole."""
 
-    job: Verb = Verb.train
+    job: Verb = Verb.train  # what to do
     run_id: str | None = None  # default: <trainer>-<data>-<date>-<time>
-    seed: int = 0
+    seed: int = 0  # of everything that is drawn at random
     resume: bool = True  # false: refuse to touch a run that exists
     dry_run: bool = False  # print the plan, start nothing
     data: DataSpec = field(default_factory=DataSpec)

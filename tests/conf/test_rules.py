@@ -2,12 +2,13 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from conf import rules
+from conf import rules, schema
 from conf.errors import BadSpec
 from conf.files import dump_job, load_job
 from conf.register import register
@@ -125,6 +126,13 @@ def test_steps_win_over_the_recipes_epochs():
     found = job("trainer.steps=5")
     rules.check(found)
     assert (found.trainer.steps, found.trainer.epochs) == (5, 20)
+
+
+def test_every_key_of_the_schema_says_what_it_is():
+    """Groups of keys say it where they are defined."""
+    keys = re.findall(r"^    \w+: .*$", Path(schema.__file__).read_text(), re.M)
+    assert len(keys) > 150
+    assert [key for key in keys if "  # " not in key and not re.search(r"default_factory=\w+Spec\)$", key)] == []
 
 
 def test_every_key_of_the_schema_has_a_default():

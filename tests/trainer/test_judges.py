@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from conf.schema import EarlyStoppingSpec, PlateauSpec
+from conf.schema import EarlyStoppingSpec, PlateauSpec, TrainerSpec
 from trainer.judges import Judges, Patience, Plateau
 
 METRICS = {"validation_loss": "min", "validation_accuracy": "max"}
@@ -105,6 +105,15 @@ def test_only_the_last_phase_ends_early_and_each_begins_with_its_own_rate():
     late = [found.judge({"validation_loss": 1.0, "validation_accuracy": 0.5}, n) for n in range(9, 13)]
     assert [bool(each.stopped) for each in late] == [False, False, False, True]
     assert "validation_loss was best at step 0 (1.0000), 4 evaluations ago" in str(late[-1].stopped)
+
+
+def test_the_best_is_kept_where_it_is_to_be_restored():
+    for restores in (True, False):
+        spec = EarlyStoppingSpec("validation_loss", 2, restore_best=restores)
+        found = Judges.of(TrainerSpec(early_stopping=spec))
+        assert found.judge({"validation_loss": 1.0}, 7).is_best
+        assert (found.restores_best, found.protected) == (restores, {7} if restores else set())
+    assert Judges.of(TrainerSpec()).stopping is None is Judges.of(TrainerSpec()).plateau
 
 
 def test_what_is_not_a_number_is_never_the_best():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from conf.schema import TrainerSpec
 from storage.run_dir import RunDir, checkpoint_step
 from trainer.checkpoint_files import remove
 from trainer.checkpoint_writer import CheckpointWriter
@@ -57,7 +58,9 @@ def test_what_is_no_number_is_never_the_best(place):
 
 
 def test_of_a_loss_less_is_better():
-    assert Retention(1, best=2, metric="validation_loss").kept(metrics("validation_loss")) == {10, 50}
+    trainer = TrainerSpec(keep_checkpoints=1, keep_best=2, best_metric="validation_loss", keep_every_steps=40)
+    assert Retention.of(trainer) == Retention(1, best=2, metric="validation_loss", every_steps=40)
+    assert Retention.of(trainer).kept(metrics("validation_loss")) == {10, 40, 50}
 
 
 def test_checkpoints_remember_their_metrics_and_the_best_survive(tmp_path):

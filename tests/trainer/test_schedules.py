@@ -24,7 +24,7 @@ def one_cycle(step: int) -> float:
 FORMULAS: dict[str, Callable[[int], float]] = {
     "constant": lambda step: 1.0,
     "cosine": lambda step: 0.1 + 0.9 * cosine(step / STEPS),
-    "cosine_restarts": lambda step: 0.1 + 0.9 * cosine(1.0 if step == STEPS else step % 25 / 25),
+    "cosine_restarts": lambda step: 0.1 + 0.9 * cosine(1.0 if step == STEPS else step % 20 / 20),
     "step": lambda step: 0.5 ** (step // 20),
     "exponential": lambda step: 0.5 ** (step / 20),
     "polynomial": lambda step: 0.1 + 0.9 * (1 - step / STEPS) ** 2,
@@ -34,7 +34,7 @@ FORMULAS: dict[str, Callable[[int], float]] = {
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_schedules_equal_their_formulas_behind_a_warmup(name):
-    spec = ScheduleSpec(name, WARMUP, end_factor=0.1, every_steps=20, factor=0.5, power=2.0)
+    spec = ScheduleSpec(name, WARMUP, end_factor=0.1, every_steps=20, factor=0.5, power=2.0, cycles=5)
     rate = learning_rate(TrainerSpec(optimizer=OptimizerSpec(learning_rate=PEAK), schedule=spec), WARMUP + STEPS)
     for step in (0, 3, 9, 10, 15, 29, 35, 39, 40, 59, 60, 77, 85, 109, 110):
         expected = PEAK * (step / WARMUP if step < WARMUP else FORMULAS[name](step - WARMUP))
