@@ -21,6 +21,11 @@ from launcher.messages import Order, Standby
 ROOT = str(Path(__file__).resolve().parents[1])
 #: A standby server that has not imported TensorFlow by then is taken for lost.
 STANDBY_TIMEOUT_S = 120.0
+#: A fork takes milliseconds; a server that has not answered by then stands still.
+ANSWER_S = 30.0
+LOOK_S = 1.0
+#: A child is gone, and so many looks later its server has not told yet.
+GONE_LOOKS = 3
 CONTROL_FD, PROGRESS_FD = "CONVOY_CONTROL_FD", "CONVOY_PROGRESS_FD"
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -114,19 +119,24 @@ class ForkedChild:
         self._socket = _connect(standby, cancelled)
         environ = dict(order.env) | {"PYTHONPATH": child_environ(order.env)["PYTHONPATH"]}
         request = {"argv": list(order.argv), "env": environ, "cwd": _cwd(order)}
+        self._told = b""
         try:
             fds = [ends.control, ends.progress, ends.log]
             socket.send_fds(self._socket, [json.dumps(request).encode() + b"\n"], fds)
-            self._lines = self._socket.makefile("rb")
-            self.pid = int(self._answer()["pid"])
+            self.pid = int(self._started(cancelled)["pid"])
         except (OSError, ValueError, KeyError) as error:
             self._socket.close()
             raise StandbyGone(f"the standby server did not start a worker: {error}") from error
 
     def wait(self) -> int:
-        """Its exit code; -9 if the server went away, for then its children die too."""
+        """Its exit code; -9 if the server went away, for then its children die too, or cannot tell any more."""
+        gone = 0
         try:
-            return int(self._answer()["exit"])
+            while (answer := self._answer()) is None:
+                gone = 0 if _lives(self.pid) else gone + 1
+                if gone == GONE_LOOKS:
+                    return -signal.SIGKILL
+            return int(answer["exit"])
         except (OSError, ValueError, KeyError):
             return -signal.SIGKILL
         finally:
@@ -142,10 +152,25 @@ class ForkedChild:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGUSR1)
 
-    def _answer(self) -> dict[str, int]:
-        line = self._lines.readline()
-        if not line:
-            raise ValueError("it closed the connection")
+    def _started(self, cancelled: threading.Event) -> dict[str, int]:
+        deadline = time.monotonic() + ANSWER_S
+        while (answer := self._answer()) is None:
+            if cancelled.is_set() or time.monotonic() > deadline:
+                raise ValueError("it does not answer")
+        return answer
+
+    def _answer(self) -> dict[str, int] | None:
+        """The next line that the server says; None where it says nothing for a moment."""
+        self._socket.settimeout(LOOK_S)
+        while b"\n" not in self._told:
+            try:
+                said = self._socket.recv(4096)
+            except TimeoutError:
+                return None
+            if not said:
+                raise ValueError("it closed the connection")
+            self._told += said
+        line, _, self._told = self._told.partition(b"\n")
         return dict(json.loads(line))
 
 

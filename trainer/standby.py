@@ -72,7 +72,13 @@ class ForkServer:
             connection.close()
             return
         parent = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:  # no memory, or too many processes: the agent hears it by the end of the connection
+            for fd in fds:
+                os.close(fd)
+            connection.close()
+            return
         if pid == 0:
             self._close_all(connection)
             become_worker(json.loads(data), fds, parent)
@@ -81,7 +87,8 @@ class ForkServer:
         self._last = json.loads(data)["argv"]
         self._children[pid] = connection
         self._selector.register(connection, selectors.EVENT_READ)
-        connection.sendall(json.dumps({"pid": pid}).encode() + b"\n")
+        with contextlib.suppress(OSError):  # an agent that has gone already wants the child dead: see `_hang_up`
+            connection.sendall(json.dumps({"pid": pid}).encode() + b"\n")
 
     def _read_ahead(self) -> None:
         argv, self._last = self._last, None

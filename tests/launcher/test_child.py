@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher import child as child_module
 from launcher.messages import Order, Standby, WorkerStatus
 from launcher.watch import Watch
 from storage.run_dir import RunDir
@@ -189,6 +190,101 @@ def test_without_its_standby_server_a_child_starts_cold_and_says_so(order, tmp_p
     status, events = until(watch(order("succeed"), Standby(str(tmp_path / "nothing"), gone.pid)), has_ended)
     assert status.exit_code == 0
     assert "standby_gone" in [event["event"] for event in events]
+
+
+class FrozenServer(FakeServer):
+    """Takes requests, and says nothing, or nothing any more."""
+
+    def run(self) -> None:
+        connection, _ = self.listener.accept()
+        _, fds, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+        self.held = connection
+        if self.child is not None:
+            connection.sendall(json.dumps({"pid": self.child.pid}).encode() + b"\n")
+        for fd in fds:
+            os.close(fd)
+
+    def __init__(self, path: Path, child: "subprocess.Popen[bytes] | None" = None):
+        self.child = child
+        super().__init__(path)
+
+
+def test_a_standby_server_that_stands_still_is_not_waited_for(order, tmp_path, monkeypatch):
+    monkeypatch.setattr(child_module, "ANSWER_S", 0.2)
+    monkeypatch.setattr(child_module, "LOOK_S", 0.05)
+    server = FrozenServer(tmp_path / "socket")
+    status, events = until(watch(order("succeed"), server.standby), has_ended)
+    assert status.exit_code == 0
+    assert ["it does not answer" in str(event["details"]) for event in events if event["event"] == "standby_gone"] == [
+        True
+    ]
+    server.listener.close()
+
+
+def test_the_end_of_a_child_is_seen_without_its_server(order, tmp_path, monkeypatch):
+    monkeypatch.setattr(child_module, "LOOK_S", 0.05)
+    with subprocess.Popen(["sleep", "600"]) as child:
+        server = FrozenServer(tmp_path / "socket", child)
+        watched = watch(order("wait"), server.standby)
+        until(watched, lambda status: status.pid == child.pid)
+        time.sleep(0.3)
+        assert not watched.poll(0).ended
+        watched.kill()  # nobody reaps it while its server stands still: it stays as a zombie
+        status, _ = until(watched, has_ended)
+        assert status.exit_code == -signal.SIGKILL
+        server.held.close()
+        server.listener.close()
+
+
+FORKING = """
+import os, signal, socket, sys, types
+import trainer
+trainer.worker = sys.modules["trainer.worker"] = types.ModuleType("trainer.worker")  # without TensorFlow
+trainer.worker.run_and_exit = lambda argv: signal.pause()
+from pathlib import Path
+from trainer.standby import ForkServer
+if sys.argv[2] == "cannot fork":
+    def no_fork():
+        os.fork = real
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    real, os.fork = os.fork, no_fork
+ForkServer(Path(sys.argv[1])).serve()
+"""
+
+
+@pytest.mark.parametrize("trouble", ["an agent has gone", "cannot fork"])
+def test_a_standby_server_outlives_trouble_with_one_child(tmp_path, trouble):
+    """Its other children would die with it."""
+    path = tmp_path / "socket"
+    command = [sys.executable, "-c", FORKING, str(path), trouble]
+    with subprocess.Popen(command, cwd=HERE.parents[1]) as server:
+        try:
+            while not path.exists():
+                assert server.poll() is None
+                time.sleep(0.01)
+            request = json.dumps({"argv": [], "env": {}, "cwd": "/"}).encode() + b"\n"
+            null = os.open(os.devnull, os.O_RDWR)
+            with socket.socket(socket.AF_UNIX) as first:
+                first.connect(str(path))
+                if trouble == "an agent has gone":
+                    server.send_signal(signal.SIGSTOP)  # so that it is gone before the answer
+                socket.send_fds(first, [request], [null] * 3)
+                if trouble == "cannot fork":
+                    assert first.recv(100) == b""
+            server.send_signal(signal.SIGCONT)
+            with socket.socket(socket.AF_UNIX) as second:
+                second.settimeout(20)
+                second.connect(str(path))
+                socket.send_fds(second, [request], [null] * 3)
+                pid = json.loads(second.recv(100))["pid"]
+                assert lives(pid)
+            os.close(null)
+            deadline = time.monotonic() + 20
+            while lives(pid) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert not lives(pid) and server.poll() is None
+        finally:
+            server.kill()
 
 
 def test_waiting_for_a_standby_server_can_be_broken_off(order, tmp_path):
