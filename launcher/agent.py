@@ -18,7 +18,7 @@ from launcher.messages import AgentReport, Order, WorkerStatus
 from launcher.standby import HostStandby
 from launcher.watch import Watch
 from storage.run_dir import RunDir
-from storage.store import StoreError
+from storage.store import StoreAway, StoreError
 
 
 class Agent:
@@ -34,7 +34,7 @@ class Agent:
         self._watch: Watch | None = None
         self._earlier: list[Watch] = []  # whose logs may still be on their way
         self._host_standby: HostStandby | None = None
-        self._refused: str | None = None  # why no child was started
+        self._refused: dict[str, str] | None = None  # why no child was started
 
     def describe(self) -> AgentReport:
         """Who and where this agent is, and what is installed there. One that was told to leave goes now."""
@@ -76,8 +76,8 @@ class Agent:
     def poll(self, wait_s: float) -> WorkerStatus:
         """The child's status: at once when it ended or has an event to tell, else after `wait_s`."""
         if self._refused:
-            error = {"error_kind": "bad_spec", "message": self._refused}
-            return WorkerStatus(self._rank, started=True, exit_code=BAD_SPEC, exit_time=time.time(), error=error)
+            code = BAD_SPEC if self._refused["error_kind"] == "bad_spec" else FAILED
+            return WorkerStatus(self._rank, started=True, exit_code=code, exit_time=time.time(), error=self._refused)
         return self._watch.poll(wait_s) if self._watch else WorkerStatus(self._rank)
 
     def send(self, line: str) -> None:
@@ -104,21 +104,27 @@ class Agent:
             self._host_standby.close()
 
 
-def unseen(order: Order) -> str | None:
-    """What is wrong if this host does not see the job that the driver wrote; None if it does."""
+def unseen(order: Order) -> dict[str, str] | None:
+    """The error of a host that does not see the job as the driver wrote it; None if it does.
+
+    A store that cannot be reached now is one that may be later: no reason never to try again.
+    """
     if order.job is None:
         return None
     name, digest = order.job
     where = f"{order.root_url}/{order.run_id}/{name}"
     try:
         found = RunDir(order.root_url, order.run_id).store.get(name)
+    except StoreAway as error:
+        return {"error_kind": "infrastructure", "message": f"{socket.gethostname()}: {error}"}
     except StoreError as error:
         seen = f"{socket.gethostname()} does not see {where} ({error})"
     else:
         if hashlib.sha256(found).hexdigest() == digest:
             return None
         seen = f"{socket.gethostname()} sees another job than the driver wrote at {where}"
-    return f"storage.root={order.root_url} - {seen} - give a folder that all hosts share, or a bucket"
+    message = f"storage.root={order.root_url} - {seen} - give a folder that all hosts share, or a bucket"
+    return {"error_kind": "bad_spec", "message": message}
 
 
 def free_port(ip: str) -> int:

@@ -12,7 +12,7 @@ from conf.schema import JobSpec, Verb
 from launcher.compose import Asked
 from launcher.lease import LEASE
 from storage.run_dir import BLOW_UPS, CHECKPOINTS, JOB, OUTCOME, SWEEP, RunDir, checkpoint_step
-from storage.store import NotStored, StoreError
+from storage.store import NotStored, StoreAway, StoreError
 
 #: What decides the learning. It is frozen when the run begins.
 FROZEN = ("data", "trainer", "seed")
@@ -59,6 +59,8 @@ def open_run(asked: Asked, run_id: str) -> tuple[RunDir, JobSpec]:
     except NotStored:
         _refuse_sweep(run_dir)
         return run_dir, job
+    except StoreAway:
+        raise  # the same words may do later
     except StoreError as error:
         cure = "choose another with storage.root=..., or mend what is there"
         raise BadSpec.of("storage.root", job.storage.root, f"cannot be read ({error})", cure) from error
@@ -90,6 +92,8 @@ def check_writable(run_dir: RunDir, job: JobSpec) -> None:
     """Refuse a storage root that nothing can be written to, before anything is started."""
     try:
         run_dir.store.check_writable()
+    except StoreAway:
+        raise
     except StoreError as error:
         cure = "choose another with storage.root=..., or mend its permissions"
         raise BadSpec.of("storage.root", job.storage.root, f"cannot be written to ({error})", cure) from error

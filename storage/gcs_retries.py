@@ -20,7 +20,7 @@ from google.cloud.storage import Bucket
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from storage.store import NotStored, StoreError
+from storage.store import NotStored, StoreAway, StoreError
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -103,7 +103,8 @@ class Retries:
             cause = f"the service lost the upload {TRIES} times ({cause})"
         elif status == http.client.NOT_FOUND:
             return NotStored(f"{url}: cannot {what} - there is no such object - check the name")
-        return StoreError(f"{url}: cannot {what} - {cause} - check the network and the state of Cloud Storage")
+        kind = StoreAway if self._may_pass(error, uploading) else StoreError
+        return kind(f"{url}: cannot {what} - {cause} - check the network and the state of Cloud Storage")
 
 
 def _status(error: Exception) -> int | None:

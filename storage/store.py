@@ -33,6 +33,10 @@ class StoreFull(StoreError):
     """There is no room left: no retry helps before somebody has made some."""
 
 
+class StoreAway(StoreError):
+    """The store cannot be reached, or does not do what it is asked at the moment: the same may be done later."""
+
+
 class NotStored(StoreError):
     """There is no object of that name."""
 

@@ -18,7 +18,7 @@ _LOST_PEER = (
 )
 #: What an exception from inside a tf.data function looks like once TensorFlow has wrapped it.
 _CORRUPT = re.compile(r"CorruptRecord: (.+)")
-_FROM_STORE = re.compile(r"\b(?:StoreError|NotStored): (.+)")
+_FROM_STORE = re.compile(r"\b(?:StoreError|StoreAway|NotStored): (.+)")
 _BAD_SPEC = re.compile(r"\bBadSpec: the job has \d+ problems?\s+(.+)")
 _NO_SPACE = "No space left on device"
 

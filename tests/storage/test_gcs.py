@@ -16,7 +16,7 @@ from google.auth.exceptions import DefaultCredentialsError
 from google.cloud.storage import Blob
 
 from storage import gcs, gcs_retries, gcs_transfers
-from storage.store import NotStored, StoreError, open_store
+from storage.store import NotStored, StoreAway, StoreError, open_store
 from tests.storage.fault_proxy import Fault, FaultProxy
 from tests.storage.gcs_server import BUCKET, running_gcs_server
 
@@ -240,7 +240,7 @@ def test_a_file_that_never_comes_whole_is_not_there(proxy: FaultProxy, gcs_url: 
 def test_the_retries_have_an_end(proxy: FaultProxy, gcs_url: str) -> None:
     """A service that stays away is named with url, cause and cure."""
     proxy.faults = [Fault("status", "POST", "upload", uses=-1)]
-    with pytest.raises(StoreError, match=rf"{gcs_url}/x: cannot write - .*503.* - check the network"):
+    with pytest.raises(StoreAway, match=rf"{gcs_url}/x: cannot write - .*503.* - check the network"):
         open_store(gcs_url).put("x", b"")
     assert uploads(proxy) == gcs_retries.TRIES
 
