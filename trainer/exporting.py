@@ -10,6 +10,7 @@ from conf.schema import KerasFormat
 from storage import run_dir as names
 from storage.run_dir import RunDir
 from trainer.export import saved_model
+from trainer.export.fresh import fresh_path, remove
 from trainer.models.constants import refresh
 from trainer.session import Session
 
@@ -41,13 +42,16 @@ def keras_file(session: Session, run: RunDir) -> None:
         raise BadSpec.of("checkpoints.export", None, "there is nothing to export", "checkpoints.export=keras")
     name = names.KERAS_FILES[kind.name]
     path = run.local(name)
-    fresh = path.with_name(f"part-{path.name}")  # Keras goes by how a name ends
-    with session.averaged():
-        if kind is KerasFormat.keras:
-            session.model.save(fresh)
-        else:
-            session.model.save_weights(fresh)
-    fresh.replace(path)
+    fresh = fresh_path(path)  # Keras goes by how a name ends
+    try:
+        with session.averaged():
+            if kind is KerasFormat.keras:
+                session.model.save(fresh)
+            else:
+                session.model.save_weights(fresh)
+        fresh.replace(path)
+    finally:
+        remove(fresh)
     run.publish(name)
     session.channel.say("event", event="exported", details={"format": kind.name})
 

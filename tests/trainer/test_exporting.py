@@ -1,6 +1,8 @@
 """An export that is there is whole, whatever happens to the next one."""
 
 import contextlib
+import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +13,7 @@ import pytest
 from conf.schema import CheckpointsSpec, JobSpec, KerasFormat
 from storage.run_dir import KERAS_FILES, RunDir
 from trainer.channel import Terminal
-from trainer.export.saved_model import replace_folder
+from trainer.export.fresh import LEFT_S, fresh_path, replace_folder
 from trainer.exporting import keras_file
 
 
@@ -40,6 +42,14 @@ def test_a_keras_file_that_fails_leaves_the_one_before(tmp_path: Path, kind: Ker
     with pytest.raises(OSError, match="No space left"):
         keras_file(SimpleNamespace(**vars(session) | {"model": full}), run)
     assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def folder_with(path: Path, *names: str) -> Path:
+    path.mkdir()
+    for name in names:
+        (path / name).write_text(name)
+    return path
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,11 +63,37 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Path, "rename", look)
     for names in (["a", "b", "c"], ["b", "d"]):
-        fresh = tmp_path / "saved_model.part"
-        fresh.mkdir()
-        for name in names:
-            (fresh / name).write_text(name)
-        replace_folder(folder, fresh)
+        replace_folder(folder, folder_with(fresh_path(folder), *names))
         assert sorted(one.name for one in folder.iterdir()) == names
     assert [one.name for one in tmp_path.iterdir()] == ["saved_model"]
-    assert seen == [None, ["a", "b", "c"], None]
+    assert seen == [None, None, ["a", "b", "c"], None]
+
+
+def test_of_two_exports_at_the_same_time_one_stays_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one comes between the two renames of the first."""
+    folder, real = folder_with(tmp_path / "saved_model", "old"), Path.rename
+    mine, other = folder_with(fresh_path(folder), "a", "b"), folder_with(fresh_path(folder), "c")
+
+    def late(path: Path, target: Path) -> Path:
+        if path == mine and other.exists():
+            real(other, folder)
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    replace_folder(folder, mine)
+    assert sorted(one.name for one in folder.iterdir()) == ["a", "b"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_what_killed_exports_left_goes_after_a_day(tmp_path: Path) -> None:
+    for name in ("model.keras", "saved_model"):
+        final = tmp_path / name
+        kept, left, folder = (fresh_path(final) for _ in range(3))
+        kept.write_text("being written")
+        left.write_text("left")
+        folder_with(folder, "left")
+        for path in (left, folder):
+            os.utime(path, (time.time() - 2 * LEFT_S,) * 2)
+        fresh = fresh_path(final)
+        assert (kept.exists(), left.exists(), folder.exists(), fresh.exists()) == (True, False, False, False)
+        assert fresh.name.endswith(name)

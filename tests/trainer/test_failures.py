@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from data_pipeline.records import CorruptRecord
-from storage.store import StoreError
+from storage.store import StoreAway, StoreError
 from trainer.blow_ups import GaveUp, RolledBack
 from trainer.checkpoint_writer import NotFinite
 from trainer.failures import kind_of, sentence_of
@@ -31,6 +31,12 @@ RPC: /tensorflow.CoordinationService/Heartbeat"""
         (tf.errors.InvalidArgumentError(None, None, WRAPPED), "bad_data", "a.tfrecord: corrupt record 3 at byte 90"),
         (tf.errors.UnknownError(None, None, FULL), "bad_spec", "data.cache_dir=/cache - the disk is full"),
         (tf.errors.UnknownError(None, None, AWAY), "infrastructure", "gs://b/a.tfrecord: cannot read - 503"),
+        (
+            tf.errors.UnknownError(None, None, AWAY.replace("Error: ", "Away: ")),
+            "infrastructure",
+            "gs://b/a.tfrecord: ",
+        ),
+        (StoreAway("gs://b/x: cannot read"), "infrastructure", "gs://b/x: cannot read"),
         (CorruptRecord("b.tfrecord is cut off"), "bad_data", "b.tfrecord is cut off"),
         (tf.errors.DeadlineExceededError(None, None, HEARTBEAT), "infrastructure", "lost contact with another worker"),
         (StoreError("x: cannot write - No space left on device"), "disk_full", "No space left on device"),

@@ -5,7 +5,6 @@ serve_bytes      encoded: string [batch], JPEG, PNG, BMP or GIF files of any siz
 Both give  probabilities: float32 [batch, classes]  and  label: string [batch].
 """
 
-import shutil
 from pathlib import Path
 
 import keras
@@ -14,6 +13,7 @@ import tensorflow as tf
 
 from conf.schema import Precision
 from data_pipeline.images import decode, resize
+from trainer.export.fresh import fresh_path, remove, replace_folder
 
 #: Largest difference in a probability between the exported model, which is float32, and the one that was trained.
 TOLERANCES = {Precision.float32: 1e-4, Precision.mixed_float16: 1e-2, Precision.mixed_bfloat16: 5e-2}
@@ -64,27 +64,18 @@ def export(
         ),
         "serve_bytes": tf.function(served.files).get_concrete_function(tf.TensorSpec([None], tf.string, "encoded")),
     }
-    fresh = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(fresh, ignore_errors=True)
-    tf.saved_model.save(served, str(fresh), signatures)
-    difference = _difference(fresh, images, expected)
-    if not difference <= tolerance:
-        shutil.rmtree(fresh)
-        raise ExportError(
-            f"the SavedModel's probabilities differ by {difference:.2g} from the model's, more than {tolerance:.2g}"
-        )
-    replace_folder(folder, fresh)
+    fresh = fresh_path(folder)
+    try:
+        tf.saved_model.save(served, str(fresh), signatures)
+        difference = _difference(fresh, images, expected)
+        if not difference <= tolerance:
+            raise ExportError(
+                f"the SavedModel's probabilities differ by {difference:.2g} from the model's, more than {tolerance:.2g}"
+            )
+        replace_folder(folder, fresh)
+    finally:
+        remove(fresh)
     return difference
-
-
-def replace_folder(folder: Path, fresh: Path) -> None:
-    """Put the new export in the place of an old one, which is never there in part."""
-    old = folder.with_name(f"{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _difference(folder: Path, images: np.ndarray, expected: np.ndarray) -> float:
