@@ -90,7 +90,7 @@ class Drive:
                 return outcome
             attempt = outcome.attempts
             fitting.keep(attempt)
-        counted = dataclasses.replace(orders, first_attempt=attempt)
+        counted = dataclasses.replace(orders, numbers=[])  # those of a preparation do not count
         cluster = job.cluster
         if job.job in ON_A_RUN:
             cluster = dataclasses.replace(cluster, grace_s=0.0)  # nothing of it is worth saving: a stop ends it at once

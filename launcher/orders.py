@@ -29,7 +29,7 @@ class Orders:
     placement: Placement
     standby: Standby | None
     worker: str = WORKER
-    first_attempt: int = 1  # of this command
+    numbers: list[int] = field(default_factory=list, compare=False)  # of this command's attempts, in their order
     fitting: Fitting | None = None
     _texts: dict[bool, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -83,7 +83,9 @@ class Orders:
 
     def _text_of(self, attempt: int) -> str:
         """The job as YAML, without faults that are not for this attempt. Made once: restarts are waited for."""
-        suffers = attempt - self.first_attempt + 1 in self.job.fault.attempts
+        if attempt not in self.numbers:
+            self.numbers.append(attempt)
+        suffers = self.numbers.index(attempt) + 1 in self.job.fault.attempts
         if suffers not in self._texts:
             job = self.job if suffers else dataclasses.replace(self.job, fault=FaultSpec())
             self._texts[suffers] = dump_job(job)
