@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from conf.errors import BadSpec
 from storage.run_dir import RunDir, checkpoint_name, checkpoint_step
 from trainer.checkpoint_files import (
     Broken,
@@ -140,9 +141,17 @@ def newest_state(run_dir: RunDir) -> dict[str, Any] | None:
 
 
 def list_checkpoints(run_dir: RunDir, verify: bool = False) -> list[CheckpointStatus]:
-    """Every checkpoint with a manifest, oldest first. Checksums are compared where it costs nothing, or to `verify`."""
-    listing = listing_of(run_dir)
-    return [status_of(run_dir, step, listing, verify) for step in steps_in(listing)]
+    """Every checkpoint with a manifest, oldest first. Checksums are compared where it costs nothing, or to `verify`.
+
+    One of a newer format is listed too, with that as its problem.
+    """
+    listing, found = listing_of(run_dir), []
+    for step in steps_in(listing):
+        try:
+            found.append(status_of(run_dir, step, listing, verify))
+        except BadSpec as error:
+            found.append(CheckpointStatus(step, 0, None, error.problems[0].law))
+    return found
 
 
 def prune(

@@ -27,10 +27,14 @@ log = logging.getLogger(__name__)
 def take(job: JobSpec) -> dict[str, Any]:
     """What is there, oldest first, and the steps of those that were removed."""
     run = RunDir(job.storage.root, str(job.run_id))
-    keep = replace(Retention.of(job.trainer), needed=needed_by(newest_state(run)))
-    removed = prune(run, keep) if job.checkpoints.prune else []
+    removed = _pruned(job, run) if job.checkpoints.prune else []
     found = list_checkpoints(run, verify=job.checkpoints.verify)
     return {"checkpoints": [asdict(status) for status in found], "removed": removed}
+
+
+def _pruned(job: JobSpec, run: RunDir) -> list[int]:
+    """Remove what the training does not keep."""
+    return prune(run, replace(Retention.of(job.trainer), needed=needed_by(newest_state(run))))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

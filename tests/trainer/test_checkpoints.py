@@ -14,6 +14,7 @@ import safetensors.numpy
 import tensorflow as tf
 
 from conf.errors import BadSpec
+from conf.schema import JobSpec, StorageSpec
 from storage.run_dir import RunDir, checkpoint_name
 from storage.store import StoreError
 from trainer import checkpoint_tensors
@@ -21,6 +22,7 @@ from trainer.checkpoint_manifest import manifest_name
 from trainer.checkpoint_tensors import decoded, encoded
 from trainer.checkpoint_writer import CheckpointWriter, NotFinite
 from trainer.checkpoints import Broken, list_checkpoints, load, newest_whole, prune, remember, save
+from trainer.inventory import take
 from trainer.retention import Retention
 
 DTYPES = ["float64", "float32", "float16", ml_dtypes.bfloat16, "int64", "int32", "int16", "int8"]
@@ -322,6 +324,9 @@ def test_a_newer_format_is_refused(run: RunDir) -> None:
         ):
             use()
     assert run.read_json(manifest_name(2))["version"] == 99
+    asked = JobSpec(run_id=run.run_id, storage=StorageSpec(root=run.url.rpartition("/")[0]))
+    older, newer = take(asked)["checkpoints"]
+    assert (older["problem"], newer["step"]) == (None, 2) and "format version 99" in newer["problem"]
 
 
 def test_a_whole_checkpoint_is_not_written_again(run: RunDir) -> None:
