@@ -25,7 +25,7 @@ STANDBY_TIMEOUT_S = 120.0
 ANSWER_S = 30.0
 LOOK_S = 1.0
 #: A child is gone, and so many looks later its server has not told yet.
-GONE_LOOKS = 3
+GONE_LOOKS = 10
 CONTROL_FD, PROGRESS_FD = "CONVOY_CONTROL_FD", "CONVOY_PROGRESS_FD"
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)

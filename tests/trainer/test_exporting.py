@@ -85,6 +85,13 @@ def test_of_two_exports_at_the_same_time_one_stays_whole(tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == [folder]
 
 
+def test_an_exchange_that_fails_leaves_the_folder_before(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "saved_model", "old")
+    with pytest.raises(FileNotFoundError):
+        replace_folder(folder, tmp_path / "never written")
+    assert [one.name for one in folder.iterdir()] == ["old"] and list(tmp_path.iterdir()) == [folder]
+
+
 def test_what_killed_exports_left_goes_after_a_day(tmp_path: Path) -> None:
     for name in ("model.keras", "saved_model"):
         final = tmp_path / name

@@ -33,10 +33,13 @@ def replace_folder(folder: Path, fresh: Path) -> None:
             folder.rename(old)
         try:
             fresh.rename(folder)
-            return
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else another one was there first: ours is newer
+                with contextlib.suppress(OSError):
+                    old.rename(folder)
                 raise
+        else:
+            return
         finally:
             remove(old)
 
