@@ -7,7 +7,8 @@ from conf.schema import EarlyStoppingSpec, PlateauSpec, TrainerSpec
 from conf.words import nearest
 
 #: What an evaluation of the validation split gives.
-METRICS = ("validation_accuracy", "validation_loss")
+SCORES = ("accuracy", "loss", "balanced_accuracy", "macro_f1")
+METRICS = tuple(f"validation_{score}" for score in SCORES)
 
 
 def problems(trainer: TrainerSpec) -> list[Problem]:

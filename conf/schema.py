@@ -172,7 +172,7 @@ class PhaseSpec:
 class EarlyStoppingSpec:
     """When a training ends before its length is over: in the last phase alone. The best is that of all phases."""
 
-    metric: str = "validation_accuracy"  # or validation_loss, of which less is better
+    metric: str = "validation_accuracy"  # or validation_balanced_accuracy|macro_f1, or validation_loss: less is better
     patience: int | None = None  # evaluations without a better one; null: it does not end early
     min_delta: float = 0.0  # what is not better by more than this is not better
     restore_best: bool = True  # report and export the weights of the best evaluation, whether it stopped early or not
@@ -182,7 +182,7 @@ class EarlyStoppingSpec:
 class PlateauSpec:
     """When learning rates are lowered beside what their schedule does. Begins anew in each phase."""
 
-    metric: str = "validation_loss"  # or validation_accuracy, of which more is better
+    metric: str = "validation_loss"  # or validation_accuracy|balanced_accuracy|macro_f1: more is better
     factor: float = 0.1  # what they are multiplied by
     patience: int | None = None  # evaluations without a better one; null: they are not lowered
     min_delta: float = 1e-4  # what is not better by more than this is not better
@@ -229,7 +229,7 @@ class TrainerSpec:
     eval_batch_size: int | None = None  # default: global_batch_size
     keep_checkpoints: int = 3  # the newest ones
     keep_best: int = 0  # and that many of the best by best_metric, as of the last evaluation before each
-    best_metric: str = "validation_accuracy"  # or validation_loss, of which less is better
+    best_metric: str = "validation_accuracy"  # or another that an evaluation gives, as early_stopping.metric
     keep_every_steps: int | None = None  # and those at multiples of it, for ever
     loss: Loss = Loss.cross_entropy  # what is made small
     focal_gamma: float = 2.0  # focal loss: how little well classified examples count; 0 is cross-entropy
@@ -341,7 +341,7 @@ class SweepSpec:
     kind: SweepKind = SweepKind.grid  # every combination, or random ones
     trials: int | None = None  # of a random sweep
     seed: int = 0  # of the draws; the training's own is `seed`
-    metric: str = "validation_accuracy"  # or validation_loss, of which less is better: what the table is sorted by
+    metric: str = "validation_accuracy"  # what the table is sorted by; or another of those of best_metric
     at_once: int | None = None  # most trials at a time; null: as many as the cluster's resources hold
 
 

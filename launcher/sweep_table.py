@@ -5,9 +5,9 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from conf.judge_rules import METRICS
 from launcher.trial import Result, Trial
 
-METRICS = ("validation_accuracy", "validation_loss")
 _REASON = 100
 
 

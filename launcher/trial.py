@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.exit_codes import DONE, INTERRUPTED, STOPPED
+from conf.judge_rules import SCORES
 from conf.schema import JobSpec
 from launcher.axes import Values
 from launcher.child import ROOT, die_with_parent
@@ -69,7 +70,7 @@ def metrics_of(run_dir: RunDir) -> dict[str, float]:
         details: dict[str, Any] = event.get("details") or {}
         if event.get("kind") == "evaluated" and details.get("split") == "validation" and "step" in details:
             step = int(details["step"])
-            found[step] = {f"validation_{name}": float(details[name]) for name in ("accuracy", "loss")}
+            found[step] = {f"validation_{name}": float(details[name]) for name in SCORES if name in details}
         elif event.get("kind") == "best_restored" and details.get("step") in found:
             step = int(details["step"])
     return found[step] if step is not None else {}

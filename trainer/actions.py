@@ -177,12 +177,11 @@ class Evaluation:
         progress.evaluation_is_due = False
         seconds = time.perf_counter() - begun
         skipped = self._session.manifest.splits[self._split].num_examples - counts.num_examples
-        progress.last_metrics = {"validation_loss": counts.loss, "validation_accuracy": counts.accuracy}
+        progress.last_metrics = {f"validation_{name}": score for name, score in counts.scores.items()}
         steps = -(-counts.num_examples // self._session.eval_shape.global_batch_size)
         if self._curves:
             values = {
-                "loss": counts.loss,
-                "accuracy": counts.accuracy,
+                **counts.scores,
                 **rates_of(self._session.phases.optimizer),
                 "examples_per_s": counts.num_examples / seconds,
                 "step_time_s": seconds / max(steps, 1),
@@ -191,7 +190,7 @@ class Evaluation:
             if skips(self._session):
                 values["skipped_examples"] = skipped
             self._curves.scalars(progress.step, values)
-        details = {"split": self._split, "step": progress.step, "loss": counts.loss, "accuracy": counts.accuracy}
+        details = {"split": self._split, "step": progress.step, **counts.scores}
         details |= {"num_examples": counts.num_examples, "skipped_examples": skipped}
         self._session.channel.say("event", event="evaluated", details=details)
 

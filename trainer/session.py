@@ -27,7 +27,8 @@ from trainer.agreement import Agreement
 from trainer.averages import WeightAverages
 from trainer.batch_norm import averaging, batch_norms, statistics_of
 from trainer.channel import Channel
-from trainer.evaluation.evaluator import Counts, Evaluator
+from trainer.evaluation.counts import Counts
+from trainer.evaluation.evaluator import Evaluator
 from trainer.glance import Glance
 from trainer.judges import Judges
 from trainer.lanes import num_lanes

@@ -140,7 +140,7 @@ def evaluate(session: Session, run: RunDir, step: int, split: str) -> dict[str, 
     if session.topology.is_chief:
         skipped = session.manifest.splits[split].num_examples - counts.num_examples
         run.write_json(names.METRICS, report.metrics(split, step, session.manifest.classes, counts, skipped))
-    found = {f"{split}_accuracy": counts.accuracy, f"{split}_loss": counts.loss}
+    found = {f"{split}_{name}": score for name, score in counts.scores.items()}
     session.channel.say(
         "event", event="evaluated", details={"split": split, "num_examples": counts.num_examples, **found}
     )

@@ -143,4 +143,4 @@ def test_the_table_has_the_best_first_and_names_what_failed():
     shown = lines(by_accuracy, "validation_accuracy")
     assert shown[0].split() == ["run_id", "validation_accuracy", "validation_loss", "a"]
     assert shown[1].split() == ["s-003", "0.8000", "0.4000", "3"] and "failed: it broke" in shown[3]
-    assert as_csv(by_accuracy).splitlines()[3] == '2,s-002,failed,0.9,0.45,9,2,"it broke, here"'
+    assert as_csv(by_accuracy).splitlines()[3] == '2,s-002,failed,0.9,0.45,,,9,2,"it broke, here"'

@@ -9,11 +9,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn.metrics import balanced_accuracy_score, f1_score, precision_recall_fscore_support
 from sklearn.utils.class_weight import compute_class_weight
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from conf.errors import BadSpec
+from conf.judge_rules import METRICS
 from conf.schema import BatchNormSync, ModelSpec, OptimizerSpec, Precision, TrainerSpec
 from data_pipeline.order import BatchShape
 from storage.store import open_store
@@ -24,7 +25,8 @@ from trainer.batch_norm import averaging, batch_norms
 from trainer.channel import Pipes
 from trainer.clipping import clipped
 from trainer.curves import Curves
-from trainer.evaluation.evaluator import Counts, Evaluator
+from trainer.evaluation.counts import Counts
+from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.report import metrics
 from trainer.export.saved_model import ExportError, export
 from trainer.models import build_model
@@ -54,9 +56,9 @@ def test_a_report_equals_scikit_learn():
     random = np.random.default_rng(1)
     true = random.integers(0, 4, 300)
     found = np.where(random.random(300) < 0.6, true, random.integers(0, 3, 300))
-    confusion = np.zeros((4, 4), np.int64)
+    confusion = np.zeros((5, 5), np.int64)  # nothing is or is taken for the fifth
     np.add.at(confusion, (true, found), 1)
-    report = metrics("test", 5, list("abcd"), Counts(150.0, confusion))
+    report = metrics("test", 5, list("abcde"), Counts(150.0, confusion))
     columns = precision_recall_fscore_support(true, found, zero_division=0)
     for number, name in enumerate("abcd"):
         row = report["per_class"][name]
@@ -65,6 +67,9 @@ def test_a_report_equals_scikit_learn():
         )
     assert report["num_examples"] == 300 and report["loss"] == 0.5
     assert report["accuracy"] == pytest.approx((true == found).mean())
+    assert report["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(true, found))
+    assert report["macro_f1"] == pytest.approx(f1_score(true, found, average="macro"))
+    assert {f"validation_{name}" for name in Counts(1.0, confusion).scores} == set(METRICS)
 
 
 @pytest.mark.parametrize(("short", "lanes"), [(0, 1), (13, 1), (13, 4)])

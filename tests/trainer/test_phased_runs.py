@@ -20,6 +20,7 @@ from tensorboard.util import tensor_util
 
 from conf.data_url import data_url
 from conf.files import dump_job, load_job
+from conf.judge_rules import METRICS
 from conf.schema import (
     Accelerator,
     CheckpointsSpec,
@@ -69,7 +70,7 @@ def job(root: Path, run_id: str) -> JobSpec:
         ema_decay=0.8,
         tensorboard=LooksSpec(hparams=["seed"]),
         early_stopping=EarlyStoppingSpec("validation_loss", patience=3, min_delta=0.1),
-        plateau=PlateauSpec("validation_accuracy", factor=0.5, patience=1, min_delta=0.05),
+        plateau=PlateauSpec("validation_macro_f1", factor=0.5, patience=1, min_delta=0.05),
         evaluate_at_end=False,
         export_at_end=False,
     )
@@ -155,7 +156,7 @@ def test_a_checkpoint_says_where_the_training_stands(root, calm):
     assert 45 < state["progress"]["step"] < STEPS and judges["stopped"].startswith("stopped early at step")
     assert judges["plateau"]["factor"] < 1, "no rate was lowered in the last phase"
     assert state_of(root, 40)["judges"]["plateau"]["factor"] < 1, "no rate was lowered in the second phase"
-    assert judges["best_metrics"].keys() == {"validation_loss", "validation_accuracy"}
+    assert judges["best_metrics"].keys() == set(METRICS)
     assert {"python", "tensorflow", "keras", "numpy"} == state["versions"].keys()
     assert len(state["job"]) == 64 and state["skipped_examples"] == 0
 

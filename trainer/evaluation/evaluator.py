@@ -1,11 +1,11 @@
 """Counts over a split: the loss of its examples and the confusion matrix, summed over all replicas."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 
+from trainer.evaluation.counts import Counts
 from trainer.objective import Objective
 from trainer.parts import Batch, sum_over_parts
 
@@ -15,29 +15,6 @@ STEPS_PER_LOOP = 10
 
 class Interrupted(Exception):
     """An evaluation was broken off; nothing was measured."""
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What an evaluation counted. `confusion` is int64 [classes, classes], a row for each true class."""
-
-    loss_sum: float
-    confusion: np.ndarray
-
-    @property
-    def num_examples(self) -> int:
-        """Examples that were measured."""
-        return int(self.confusion.sum())
-
-    @property
-    def loss(self) -> float:
-        """Mean loss of an example."""
-        return self.loss_sum / max(self.num_examples, 1)
-
-    @property
-    def accuracy(self) -> float:
-        """Share of the examples that were classified right."""
-        return float(np.trace(self.confusion)) / max(self.num_examples, 1)
 
 
 class Evaluator:
