@@ -30,7 +30,7 @@ STEPS = 600
 #: The deadline of a worker that stands still before its first step is the sum of both.
 HANG_S, START_S = 5 * PATIENCE, 5 * PATIENCE
 WAIT_S = 60 * PATIENCE
-#: Ray's own agents, whose raylet is dead, may try for 60 s to tell a head that is dead too; nothing else takes that long.
+#: Ray's own agents, whose raylet is dead, may try for 60 s to tell a head that is dead too; all else is gone at once.
 GONE_S = 90 * PATIENCE
 JOB = (
     "cluster=2cpu",
