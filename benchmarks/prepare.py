@@ -1,6 +1,7 @@
 """A folder of photographs into shards: Convoy's preparing against the writers of others.
 
-    python -m benchmarks.prepare [--rounds 5] [--images 24000] [--folder FOLDER] [--memory FOLDER] [--json FILE]
+    python -m benchmarks.prepare [SIDE ...] [--rounds 5] [--images 24000] [--folder FOLDER] [--memory FOLDER]
+        [--json FILE]
 
 JPEGs of 500x375 (cut from scikit-learn's two sample photographs, quality 96) into four shards, checksums on. Convoy
 does all of `job=prepare` meanwhile: it lists and splits, looks into every JPEG, looks for duplicates, syncs every file
@@ -49,6 +50,7 @@ LIMITS = [
     Goal("convoy_two, in memory", "apart_two, in memory", "images_per_s", None),
 ]
 _IN_MEMORY = ", in memory"
+MEASURED_IN_MEMORY = ("convoy", "convoy_two", "apart_two", "copy", "copy_two")
 
 
 def measure(side: str, folder: Path, out: Path) -> Figures:
@@ -70,20 +72,23 @@ def measure(side: str, folder: Path, out: Path) -> Figures:
 def main() -> None:
     """Write the photographs, measure every side in turn, print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sides", nargs="*", metavar="SIDE", help="only these, such as convoy 'convoy_two, in memory'")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=24000)
     parser.add_argument("--folder", type=Path, help="where photographs and shards lie for the time")
     parser.add_argument("--memory", type=Path, default=Path("/dev/shm"), help="a folder of a file system in memory")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
+    known = [*WRITERS, *(f"{side}{_IN_MEMORY}" for side in MEASURED_IN_MEMORY)]
+    if unknown := [side for side in asked.sides if side not in known]:
+        parser.error(f"there is no side {unknown[0]!r}; there are {'; '.join(known)}")
     compile_bytecode()
     with tempfile.TemporaryDirectory(dir=asked.folder) as name, tempfile.TemporaryDirectory(dir=asked.memory) as memory:
         folder = Path(name)
         write_jpegs(folder / "few", 2 * SHARDS)
         write_jpegs(folder / "photographs", asked.images)
-        sides = {side: partial(measure, side, folder, folder / "out") for side in WRITERS}
-        for side in ("convoy", "convoy_two", "apart_two", "copy", "copy_two"):
-            sides[f"{side}{_IN_MEMORY}"] = partial(measure, f"{side}{_IN_MEMORY}", folder, Path(memory) / "out")
+        outs = {side: (Path(memory) if side.endswith(_IN_MEMORY) else folder) / "out" for side in asked.sides or known}
+        sides = {side: partial(measure, side, folder, out) for side, out in outs.items()}
         results = interleave(sides, asked.rounds)
     show(f"{asked.images} photographs into four shards", results, [*GOALS, *LIMITS])
     save(asked.json, results)

@@ -24,7 +24,7 @@ def run(asked: Asked) -> int:
         return run_task(asked, lambda found: [f"exported {found.url}/{KERAS_FILES[export.name]}"])
     if job.dry_run:
         also = ", and remove those that trainer.keep_* does not keep" if job.checkpoints.prune else ""
-        show(f"would list {run_dir.url}/checkpoints{', every byte verified' * job.checkpoints.verify}{also}")
+        show(f"would list {run_dir.url}/checkpoints{', checksums verified' * job.checkpoints.verify}{also}")
         return 0
     try:
         # Only the owner of a run removes anything: nobody who trains it meanwhile.
@@ -44,7 +44,7 @@ def table(rows: list[Mapping[str, Any]], verified: bool) -> list[str]:
     """One line a checkpoint: step, attempt, size, metrics of the last evaluation before it, whole or what is wrong."""
     if not rows:
         return ["no checkpoints yet"]
-    whole = "whole, every byte verified" if verified else "whole by names and sizes"
+    whole = "whole, checksums verified" if verified else "whole by names and sizes"
     lines = [f"{'step':>10}  {'attempt':>7}  {'MiB':>9}  {'accuracy':>8}  {'loss':>8}"]
     for row in rows:
         metrics = row["metrics"]

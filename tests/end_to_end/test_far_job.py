@@ -228,7 +228,7 @@ def test_status_checkpoints_and_evaluate_work_on_it(job: Job, convoy: Command) -
     said = convoy.run("job=status", "run_id=stormy", *FAR)
     assert re.search(rf"run +{ROOT}/stormy\nstate +succeeded\nstep +{STEPS}\n", said)
     said = convoy.run("job=checkpoints", "run_id=stormy", "checkpoints.verify=true", *FAR)
-    assert said.count("whole, every byte verified") == 3
+    assert said.count("whole, checksums verified") == 3
     before = job.far.read_json("report/metrics.json")
     job.far.store.delete("report/metrics.json")
     convoy.run("job=evaluate", "run_id=stormy", *FAR)
