@@ -146,8 +146,14 @@ class Cache:
             file = self._find(item)
             if file is not None:  # another was faster
                 return file
+            self._sweep(item)
             self._make_room(item, claim)
             return self._download(item)
+
+    def _sweep(self, item: FarObject) -> None:
+        """Remove what a killed process has left of this object; who holds its claim is the only one who writes it."""
+        for path in self.folder.glob(f".{item.key}{_PART}*{UNFINISHED}"):
+            path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _full_disk_named(self, item: FarObject) -> Iterator[None]:

@@ -21,6 +21,7 @@ from data_pipeline.cache import Cache, FarObject, open_cache
 from data_pipeline.manifest import Manifest
 from data_pipeline.reader import RecordReader
 from data_pipeline.records import CorruptRecord
+from storage.names import UNFINISHED
 from storage.store import StoreError, open_store
 from tests.storage.fault_proxy import Fault, FaultProxy
 
@@ -170,6 +171,20 @@ def test_a_process_killed_in_a_fetch_leaves_nothing_in_the_way(
     assert reader.read(np.arange(reader.num_examples)) == everything(near)
     reader.close()
     assert all(".fetching" not in name and ".part" not in name for name in copies(tmp_path))
+
+
+def test_what_a_killed_process_left_of_a_shard_goes_when_it_is_fetched(
+    far: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever makes room spares it while the shard is being fetched, and may be the last one who makes room."""
+    cache = open_cache(str(tmp_path), 1 << 30)
+    shard = far.splits["train"].shards[0]
+    item = FarObject(open_store(far.url), shard.name, shard.num_bytes, shard.crc32c, lambda _: None)
+    left = cache.folder / f".{item.key}.part.1234{UNFINISHED}"
+    left.write_bytes(b"half")
+    monkeypatch.setattr(Cache, "_claimed_bytes", lambda _: 0)
+    cache.fetch(item)
+    assert [path.name for path in cache.folder.iterdir() if path.name != "room"] == [item.key]
 
 
 def test_of_two_jobs_that_share_a_cache_one_is_killed_in_a_fetch_and_the_other_gets_everything(

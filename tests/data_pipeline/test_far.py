@@ -109,7 +109,7 @@ def test_a_server_that_is_killed_and_restarted_in_an_epoch(
 
 def test_a_server_that_stays_away_ends_the_job_with_the_name(far: Manifest, data: DataSpec, proxy: FaultProxy) -> None:
     proxy.faults = [Fault("reset", "GET", r"train-00005-of-00008\.tfrecord\?", uses=-1)]
-    with pytest.raises(tf.errors.OpError, match=rf"StoreError: {far.url}/train-00005-of-00008\.tfrecord: cannot read"):
+    with pytest.raises(tf.errors.OpError, match=rf"StoreAway: {far.url}/train-00005-of-00008\.tfrecord: cannot read"):
         list(an_epoch(far, data))
 
 

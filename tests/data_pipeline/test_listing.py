@@ -4,8 +4,10 @@ import gc
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -45,12 +47,17 @@ def seen(folder: Path) -> FileStates:
     return found
 
 
-def no_child_is_left() -> bool:
-    try:
-        os.waitpid(-1, os.WNOHANG)
-    except ChildProcessError:
-        return True
-    return False
+@pytest.fixture(autouse=True)
+def no_child_is_left() -> Iterator[None]:
+    """Whatever happens, the helper has ended and was waited for. Children of other tests' fixtures are none of ours."""
+    before = children()
+    yield
+    assert children() <= before
+
+
+def children() -> set[int]:
+    """The processes of this one, with those that ended and nobody waited for."""
+    return {child.pid for child in psutil.Process().children()}
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -59,7 +66,6 @@ def test_every_file_is_seen_as_it_is(folder: Path, seen: FileStates, processes: 
     files.look(processes, explain)
     assert len(seen) == COUNT + 2 and files.states() == seen
     assert files.sizes() == {f"{folder}/{name}": state.num_bytes for name, state in seen.items()}
-    assert no_child_is_left()
 
 
 def test_a_helper_looks_meanwhile(folder: Path, seen: FileStates, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +111,6 @@ def test_a_helper_that_is_killed_is_told(folder: Path, monkeypatch: pytest.Monke
         Listing(folder).look(2, explain, lambda: os.read(begun, 1))
     os.close(begun)
     os.close(begins)
-    assert no_child_is_left()
 
 
 def test_what_is_raised_meanwhile_ends_the_helper(folder: Path) -> None:
@@ -114,7 +119,6 @@ def test_what_is_raised_meanwhile_ends_the_helper(folder: Path) -> None:
 
     with pytest.raises(LookupError, match="no class"):
         Listing(folder).look(2, explain, meanwhile)
-    assert no_child_is_left()
 
 
 def test_nothing_is_below_what_is_no_folder(tmp_path: Path) -> None:
