@@ -43,7 +43,9 @@ def train(session: Session, run: RunDir, attempt: int) -> int:
     split = session.validation_split()
     refuse_blind_judges(session, split)
     train_curves = actions.open_curves(session, run, "train", progress.step)
-    validation_curves = actions.open_curves(session, run, "validation", progress.step) if split else None
+    # An evaluation that is due is drawn anew: who died after making up for it has drawn it already.
+    from_step = progress.step - progress.evaluation_is_due
+    validation_curves = actions.open_curves(session, run, "validation", from_step) if split else None
     writer = open_writer(session, run, attempt) if session.topology.is_chief else None
     with contextlib.ExitStack() as stack:
         if writer:

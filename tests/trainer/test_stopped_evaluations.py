@@ -41,10 +41,15 @@ def job(root: Path, run_id: str) -> JobSpec:
     return JobSpec(run_id=run_id, data=data, trainer=trainer, storage=StorageSpec(root=str(root / "runs")))
 
 
+class Died(Exception):
+    """What ends an attempt as a death would: nothing is saved any more."""
+
+
 class Listener:
     """A channel that asks for a stop when it hears of a phase at a step, and so many batches of an evaluation."""
 
-    def __init__(self, stop_at: tuple[str, int, int | None] | None = None):
+    def __init__(self, stop_at: tuple[str, int, int | None] | None = None, dies_at: int | None = None):
+        self.dies_at = dies_at  # when it trains on from this step
         self.stop_requested, self.told, self._stop_at, self._step = False, Told(), stop_at, 0
 
     def say(self, kind: str, **fields: Any) -> None:
@@ -52,6 +57,8 @@ class Listener:
         self.told.append((kind, fields))
         if fields.get("phase") == "training" or fields.get("event") == "restored":
             self._step = fields.get("step", fields.get("details", {}).get("step"))
+        if fields.get("phase") == "training" and fields["step"] == self.dies_at:
+            raise Died
         if kind == "progress" and (fields["phase"], self._step, fields.get("done")) == self._stop_at:
             self.stop_requested = True
 
@@ -70,9 +77,11 @@ class Listener:
         return [fields["step"] for said, fields in self.told if fields.get("phase") == "training"]
 
 
-def run(asked: JobSpec, attempt: int, stop_at: tuple[str, int, int | None] | None = None) -> tuple[int, Listener]:
+def run(
+    asked: JobSpec, attempt: int, stop_at: tuple[str, int, int | None] | None = None, dies_at: int | None = None
+) -> tuple[int, Listener]:
     """One attempt of a job in this process: its exit code, and what it told."""
-    heard = Listener(stop_at)
+    heard = Listener(stop_at, dies_at)
     session = Session(asked, Topology(1, 0, 1, 1, False), heard)
     return run_task(session, RunDir(asked.storage.root, str(asked.run_id)), attempt), heard
 
@@ -100,6 +109,8 @@ def test_a_stop_leaves_an_evaluation_to_who_goes_on(tmp_path: Path, monkeypatch:
     assert (code, before.evaluated, before.trained) == (STOPPED, [], [3, 4, 6]), "wished for before it"
     code, again = run(stopped, 2, ("evaluating", 6, 2))
     assert (code, again.evaluated, again.trained) == (STOPPED, [], []), "broken off once more"
+    with pytest.raises(Died):
+        run(stopped, 2, dies_at=9)  # has made up for the evaluation, which its checkpoint does not know
     code, inside = run(stopped, 3, ("evaluating", 12, 2))
     assert (code, inside.evaluated, inside.trained[-1]) == (STOPPED, [6], 12)
     code, deciding = run(stopped, 4, ("evaluating", LAST, 4))
