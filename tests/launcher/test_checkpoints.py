@@ -45,7 +45,7 @@ def test_they_are_listed_verified_exported_and_pruned(trained):
     assert "crc32c" not in convoy(trained, "job=checkpoints").stdout
     verified = convoy(trained, "job=checkpoints", "checkpoints.verify=true").stdout.splitlines()
     assert "crc32c" in next(line for line in verified if line.split()[:1] == ["15"])
-    assert "every byte" in next(line for line in verified if line.split()[:1] == ["20"])
+    assert "checksums verified" in next(line for line in verified if line.split()[:1] == ["20"])
 
     exported = convoy(trained, "job=checkpoints", "checkpoints.export=keras")
     assert exported.returncode == 0, exported.stdout + exported.stderr
