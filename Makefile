@@ -82,7 +82,7 @@ deaths: $(VENV)/.installed-dev ## worker, agent, driver, raylet and head die or 
 	$(PY) -m pytest -o faulthandler_timeout=0 --durations=0 --durations-min=5 tests/chaos/deaths.py $(TESTS)
 
 .PHONY: law4
-law4: $(VENV)/.installed-dev ## ten deaths of one training, four ways: the same bits as without
+law4: $(VENV)/.installed-dev ## ten deaths of one training, sixteen ways: the same bits as without; twenty minutes
 	$(PY) -m pytest -o faulthandler_timeout=0 --durations=0 --durations-min=5 tests/chaos/law4.py $(TESTS)
 
 .PHONY: check

@@ -226,7 +226,7 @@ class TrainerSpec:
     log_every_steps: int = 10  # from one point on the curves to the next
     checkpoint_every_steps: int = 100  # and one at the end
     eval_every_steps: int | None = None  # default: once an epoch
-    eval_batch_size: int | None = None  # default: global_batch_size
+    eval_batch_size: int | None = None  # default: global_batch_size, cut as it is for training
     keep_checkpoints: int = 3  # the newest ones
     keep_best: int = 0  # and that many of the best by best_metric, as of the last evaluation before each
     best_metric: str = "validation_accuracy"  # or another that an evaluation gives, as early_stopping.metric

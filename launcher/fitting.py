@@ -1,7 +1,8 @@
-"""trainer.micro_batch=auto: found once for a run by trying on every worker, kept, and lowered after memory ran out.
+"""The micro-batch of a run: with `auto` found once by trying on every worker; lowered after memory ran out; kept.
 
-The answer is an object of the run directory. It is an upper bound: a run that goes on with other workers takes the
-largest size below it that divides what a replica then takes, so that the global batch stays what it is.
+A number given as `trainer.micro_batch` is left alone. What is kept is an object of the run directory and an upper
+bound: a run that goes on with other workers takes the largest size below it that divides what a replica then takes, so
+that the global batch stays what it is.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from conf.schema import JobSpec, Verb
 from launcher.console import Console
 from launcher.journal import Journal
 from launcher.messages import AgentReport
-from launcher.recovery import Ending, Kind
+from launcher.recovery import EVALUATING, Ending, Kind
 from storage.run_dir import MICRO_BATCH, RunDir, probe_name
 from storage.store import NotStored
 
@@ -27,13 +28,14 @@ class Fitting:
     def __init__(self, job: JobSpec, run_dir: RunDir, console: Console, shares_per_worker: int):
         self._job, self._run_dir, self._console = job, run_dir, console
         self._shares_per_worker, self._journal = shares_per_worker, Journal(run_dir)
-        self._asked = job.trainer.micro_batch == micro_batch.AUTO
+        self._is_auto = job.trainer.micro_batch == micro_batch.AUTO
+        self._is_free = self._is_auto or job.trainer.micro_batch is None
         self._num_workers = job.cluster.workers  # of the newest attempt
 
     @property
     def has_to_probe(self) -> bool:
         """Whether it has to be found before the workers can start."""
-        return self._asked and self._job.job in STEPPING and self._kept() is None
+        return self._is_auto and self._job.job in STEPPING and self._kept() is None
 
     def share(self, num_workers: int) -> int:
         """Examples of a step that a replica takes."""
@@ -53,34 +55,41 @@ class Fitting:
         self._write(attempt, found | {"rank": rank, "limit_bytes": answers[rank].get("limit_bytes")}, "fits")
 
     def fitted(self, job: JobSpec, num_workers: int) -> JobSpec:
-        """The job with a number for `auto`, as workers take it. Verbs that take no steps need none."""
-        if not self._asked:
-            return job
+        """The job with the number that was found, as workers take it. Verbs that take no steps need none."""
         self._num_workers = num_workers
         kept = self._kept()
-        size = None if kept is None else self._size(int(kept["micro_batch"]), num_workers)
-        return dataclasses.replace(job, trainer=dataclasses.replace(job.trainer, micro_batch=size))
+        if kept is None:
+            trainer = dataclasses.replace(job.trainer, micro_batch=None) if self._is_auto else job.trainer
+        else:
+            trainer = dataclasses.replace(job.trainer, micro_batch=self._now(num_workers), accumulation_steps=1)
+        return job if trainer is job.trainer else dataclasses.replace(job, trainer=trainer)
 
     def after(self, attempt: int, ending: Ending) -> Ending:
         """An attempt's ending; where memory ran out and a smaller size is left, it is taken and the ending says so."""
-        kept = self._kept()
-        if not self._asked or kept is None or ending.kind is not Kind.out_of_memory:
+        trainer = self._job.trainer
+        helps = ending.phase != EVALUATING or trainer.eval_batch_size is None
+        if ending.kind is not Kind.out_of_memory or not (self._is_free and self._job.job in STEPPING and helps):
             return ending
-        num_workers = self._num_workers
-        now = self._size(int(kept["micro_batch"]), num_workers)
-        smaller = self._size(now - 1, num_workers)
+        now = self._now(self._num_workers)
+        smaller = self._size(now - 1, self._num_workers)
         if smaller >= now:
             return ending
-        found = {"micro_batch": smaller, "share": self.share(num_workers), "rank": ending.rank}
+        found = {"micro_batch": smaller, "share": self.share(self._num_workers), "rank": ending.rank}
         self._write(attempt, found, f"{now} ran out of memory")
         return dataclasses.replace(ending, smaller=f"micro-batches of {smaller} instead of {now}")
+
+    def _now(self, num_workers: int) -> int:
+        """What so many workers take at a time: as the job says, or less where less was found to fit."""
+        asked = self.share(num_workers) // self._job.trainer.accumulation_steps
+        kept = self._kept()
+        return asked if kept is None else self._size(min(int(kept["micro_batch"]), asked), num_workers)
 
     def _size(self, at_most: int, num_workers: int) -> int:
         pairs = 2 if augment_rules.mixes(self._job.data.augment) else 1
         return micro_batch.largest(self.share(num_workers), at_most, pairs)
 
     def _kept(self) -> dict[str, Any] | None:
-        if not self._asked:
+        if not self._is_free:
             return None
         try:
             return dict(self._run_dir.read_json(MICRO_BATCH))

@@ -10,7 +10,7 @@ rolled_back     the same, and the batch is left out from now on: again, not coun
 disk_full       a disk or a bucket is full: never again by itself
 no_capacity     the cluster had no host for some workers, for longer than they are waited for: not again by itself
 resized         it stopped to go on with more workers: again, not counted
-out_of_memory   with micro-batches of the next smaller size where Convoy chooses it: again, not counted; else like
+out_of_memory   with micro-batches of the next smaller size, unless the job gives theirs: again, not counted; else like
 infrastructure, hang, unknown
                 again, counted, up to cluster.max_restarts; the same death at the same step twice: never again
 port            a port was taken between choosing and binding it: again, not counted, PORT_TRIES times in a row
@@ -29,13 +29,15 @@ from launcher.blame import account, is_consequence, suspect
 from launcher.messages import WorkerStatus
 from launcher.rendezvous import ranks
 
-TRAINED_PHASES = ("training", "saving", "evaluating", "exporting")
 PORT_TRIES = 5
 PREEMPTIONS_WITHOUT_PROGRESS = 20
 LONGEST_BACK_OFF_S = 30.0
 LONGEST_MESSAGE = 500  # characters; the log has all of it
 DISK_FULL_CURE = "free some space or choose another storage.root; then the same command goes on"
+EVALUATING = "evaluating"
+TRAINED_PHASES = ("training", "saving", EVALUATING, "exporting")
 MEMORY_CURE = "trainer.micro_batch=auto trains with what fits, and trainer.rematerialize=blocks needs less"
+EVALUATION_CURE = "evaluate fewer at a time: trainer.eval_batch_size"
 _FULL_WORDS = ("no space left on device", "enospc", "errno 28]", "disk quota exceeded")
 #: In Ray's account of an agent's death.
 _PREEMPTED_WORDS = ("preempt", "was drained", "draining")
@@ -99,6 +101,7 @@ class Ending:
     first_step: int | None = None  # of this attempt
     message: str = ""
     others: Mapping[int, str] | None = None
+    phase: str = ""  # what the rank was doing
     smaller: str = ""  # what the next attempt takes less memory by, where memory ran out
 
     @property
@@ -160,9 +163,9 @@ def diagnose(statuses: Mapping[int, WorkerStatus], stop_requested: bool, stalled
         told = account(culprit)
         return Ending(kind, culprit.rank, None, trained_step(culprit), culprit.first_step, told, others)
     others = {status.rank: explain(status) for status in real if status is not first}
-    return Ending(
-        kind_of(first), first.rank, first.exit_code, trained_step(first), first.first_step, explain(first), others
-    )
+    told, phase = explain(first), str(first.progress.get("phase", ""))
+    at = trained_step(first)
+    return Ending(kind_of(first), first.rank, first.exit_code, at, first.first_step, told, others, phase)
 
 
 def _aborted(status: WorkerStatus) -> bool:
@@ -241,7 +244,7 @@ def decide(endings: Sequence[Ending], max_restarts: int) -> Decision:
         return _free(endings, PREEMPTIONS_WITHOUT_PROGRESS, f"{who}pre-empted, {last.message or 'saved and stopped'}")
     if last.smaller:
         return Decision(Action.restart, f"{who}{last.message}; going on with {last.smaller}")
-    cure = f" - {MEMORY_CURE}" if last.kind is Kind.out_of_memory else ""
+    cure = f" - {_memory_cure(last)}" if last.kind is Kind.out_of_memory else ""
     if len(endings) > 1 and last.death is not None and last.death == endings[-2].death:
         twice = f"the same death twice at step {last.step}, so another restart would end there too"
         return Decision(Action.give_up, f"{who}{last.message}; {twice}{cure}")
@@ -250,6 +253,10 @@ def decide(endings: Sequence[Ending], max_restarts: int) -> Decision:
         tries = f"after {max_restarts} restart{'s' * (max_restarts != 1)}" if max_restarts else "cluster.max_restarts=0"
         return Decision(Action.give_up, f"{who}{last.message} ({tries}){cure}")
     return Decision(Action.restart, f"{who}{last.message}", counted=True, delay_s=back_off_s(endings))
+
+
+def _memory_cure(ending: Ending) -> str:
+    return EVALUATION_CURE if ending.phase == EVALUATING else MEMORY_CURE
 
 
 def back_off_s(endings: Sequence[Ending]) -> float:

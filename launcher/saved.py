@@ -32,6 +32,7 @@ POLICIES = (
     "trainer.micro_batch",  # where memory ran out: the update stays what it is
     "trainer.accumulation_steps",
     "trainer.rematerialize",
+    "trainer.eval_batch_size",  # the same: each example counts once
 )
 
 

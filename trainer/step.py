@@ -24,6 +24,7 @@ from trainer.pace import Clock, Pace
 from trainer.parameter_groups import Optimizers
 from trainer.parts import Batch, sum_over_parts
 from trainer.precision import LossScale
+from trainer.seeds import seeds_of, set_apart
 from trainer.segmented import SegmentedModel
 from trainer.strategy import reduction_options
 from trainer.xla import compiled, refusal
@@ -121,6 +122,8 @@ class TrainingStep:
 
     def _begin(self) -> None:
         self.totals.assign(tf.zeros_like(self.totals))
+        if self.strategy.num_replicas_in_sync > 1:
+            set_apart(seeds_of(self.model))
 
     def _step(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         """One step; when this worker's own gradients were there, and its vital signs."""

@@ -4,6 +4,7 @@ Weights, optimizer and all other state, every point of every curve, the report, 
 two, one and two workers again: `elastic.py`.
 """
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.end_to_end.storm import HEADER, PATIENCE_S, Storm, assert_same
 #: More than any case takes: all end early.
 STEPS = 1200
 KILLS = 10
+Way = tuple[str, str, int, str]
 #: Everything that remembers something from one step to the next.
 JOB = (
     "cluster.max_restarts=100",
@@ -37,14 +39,8 @@ JOB = (
     "trainer.phases=[{steps: 500, schedule: {name: cosine, warmup_steps: 50}}, {learning_rate: 0.0005}]",
     "trainer.export_at_end=false",
 )
-EMA = "trainer.ema_decay=0.99"
-#: Each optimizer with averages and without, each accumulation on one worker and on two.
-CASES = {
-    "one-worker-sgd": ("cluster=1cpu", "trainer.optimizer.name=sgd", "trainer.accumulation_steps=1", EMA),
-    "one-worker-adam": ("cluster=1cpu", "trainer.optimizer.name=adam", "trainer.accumulation_steps=4", EMA),
-    "two-workers-adam": ("cluster=2cpu", "trainer.optimizer.name=adam", "trainer.accumulation_steps=1"),
-    "two-workers-sgd": ("cluster=2cpu", "trainer.optimizer.name=sgd", "trainer.accumulation_steps=4"),
-}
+#: Every way of training: cluster, optimizer, micro-batches an update, decay of the averages.
+WAYS = tuple(itertools.product(("1cpu", "2cpu"), ("sgd", "adam"), (1, 4), ("null", "0.99")))
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +50,17 @@ def prepared(convoy: Command) -> None:
 
 
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(map(str, way)))
 @pytest.mark.usefixtures("prepared")
-def test_ten_deaths_leave_the_same_bits(convoy: Command, tmp_path: Path, show: Callable[..., None], name: str) -> None:
-    words = (*JOB, *CASES[name])
+def test_ten_deaths_leave_the_same_bits(convoy: Command, tmp_path: Path, show: Callable[..., None], way: Way) -> None:
+    cluster, optimizer, passes, decay = way
+    name = "-".join(map(str, way)).replace(".", "_")
+    words = (*JOB, f"cluster={cluster}", f"trainer.optimizer.name={optimizer}")
+    words += (f"trainer.accumulation_steps={passes}", f"trainer.ema_decay={decay}")
     undisturbed = convoy.start(f"run_id=calm-{name}", *words)
     killed, calm = (RunDir(str(convoy.runs), f"{kind}-{name}") for kind in ("killed", "calm"))
-    workers = 1 + ("cluster=2cpu" in words)
-    storm = Storm(convoy, killed, words, seed=len(name), within_s=0.15)
-    strikes = storm.rage([f"kill {number % workers}" for number in range(KILLS)])
+    storm = Storm(convoy, killed, words, seed=WAYS.index(way), within_s=0.15)
+    strikes = storm.rage([f"kill {number % int(cluster[0])}" for number in range(KILLS)])
     show("", name, HEADER, *(strike.row() for strike in strikes))
     said, _ = undisturbed.communicate(timeout=PATIENCE_S)
     assert undisturbed.returncode == 0, said[-3000:]

@@ -1,8 +1,11 @@
-"""trainer.micro_batch=auto in jobs of two workers: found, kept, made smaller when memory runs out. `make memory`."""
+"""The micro-batch of jobs of two workers: found with `auto`, kept, made smaller when memory runs out. `make memory`."""
 
+import numpy as np
 import pytest
 
 from conf.files import load_job
+from storage.run_dir import RunDir
+from trainer.checkpoints import newest_whole
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -33,8 +36,23 @@ def test_memory_that_runs_out_costs_a_smaller_micro_batch_and_no_restart(convoy)
     assert load_job((convoy.runs / "x" / "job.yaml").read_text(), "x").trainer.micro_batch == "auto"
 
 
-def attempt_job(convoy, number: int):
-    return load_job((convoy.runs / "x" / "attempts" / f"{number:02d}" / "job.yaml").read_text(), "x")
+def attempt_job(convoy, number: int, run_id: str = "x"):
+    return load_job((convoy.runs / run_id / "attempts" / f"{number:02d}" / "job.yaml").read_text(), run_id)
+
+
+def test_a_job_that_did_not_ask_goes_on_with_less_and_learns_the_same(convoy):
+    """SGD on a model without BatchNorm, where the cut changes nothing but rounding."""
+    plain = ["trainer.micro_batch=null", "trainer.model.dropout=0", "trainer.optimizer.name=sgd"]
+    words = [*JOB, *plain, "trainer.optimizer.learning_rate=0.05"]
+    said = convoy.run(*words, "run_id=less", "fault.exhaust_rank=0", "fault.at_step=6", timeout_s=400)
+    assert "going on with micro-batches of 24 instead of 48" in said and "looking for" not in said
+    assert [attempt_job(convoy, number, "less").trainer.micro_batch for number in (1, 2)] == [None, 24]
+    convoy.run(*words, "run_id=calm", timeout_s=400)
+    less, calm = (newest_whole(RunDir(str(convoy.runs), run_id)) for run_id in ("less", "calm"))
+    assert less.step == calm.step == 12 and less.tensors.keys() == calm.tensors.keys()
+    for name, value in calm.tensors.items():
+        np.testing.assert_allclose(less.tensors[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    assert any(not np.array_equal(less.tensors[name], calm.tensors[name]) for name in calm.tensors), "it was one pass"
 
 
 def test_what_was_found_is_kept_by_a_run_that_goes_on_and_stages_work_with_workers(convoy):

@@ -1,4 +1,4 @@
-"""trainer.micro_batch=auto over a run: the smallest answer of all workers, kept, and lowered when memory runs out."""
+"""The micro-batch over a run: with auto the smallest answer of all workers; kept, and lowered when memory runs out."""
 
 from dataclasses import replace
 
@@ -62,6 +62,32 @@ def test_memory_that_runs_out_makes_it_smaller_until_nothing_is_left(run_dir):
     assert made.after(1, EXHAUSTED) is EXHAUSTED
     killed = replace(EXHAUSTED, kind=Kind.infrastructure)
     assert made.after(1, killed) is killed
+
+
+def test_a_job_that_did_not_ask_goes_on_with_less_too(run_dir):
+    plain = replace(JOB, trainer=TrainerSpec(global_batch_size=96, accumulation_steps=2))
+    made = fitting(run_dir, plain)
+    assert not made.has_to_probe and made.fitted(plain, 2) is plain
+    for before, after in ((24, 16), (16, 12)):
+        assert made.after(1, EXHAUSTED).smaller == f"micro-batches of {after} instead of {before}"
+        fitted = fitting(run_dir, plain).fitted(plain, 2).trainer
+        assert (fitted.micro_batch, fitted.accumulation_steps, fitted.global_batch_size) == (after, 1, 96)
+    # Alone a replica takes twice as many examples, and as many at a time as fitted; of three each takes 32.
+    assert [fitting(run_dir, plain).fitted(plain, workers).trainer.micro_batch for workers in (1, 3)] == [12, 8]
+
+
+def test_a_job_of_small_parts_keeps_them_on_fewer_workers(run_dir):
+    """What was found with two workers is no reason to take more at a time than the job says."""
+    plain = replace(JOB, trainer=TrainerSpec(global_batch_size=96, accumulation_steps=8))
+    run_dir.write_json(MICRO_BATCH, {"micro_batch": 48})
+    assert fitting(run_dir, plain).fitted(plain, 2).trainer.micro_batch == 6
+
+
+def test_memory_that_runs_out_in_an_evaluation_of_another_size_is_not_the_micro_batchs(run_dir):
+    evaluating = replace(EXHAUSTED, phase="evaluating")
+    apart = replace(JOB, trainer=replace(JOB.trainer, eval_batch_size=96))
+    assert found(run_dir, 48, 48, job=apart).after(1, evaluating) is evaluating
+    assert fitting(run_dir).after(1, evaluating).smaller, "a batch of an evaluation follows the micro-batch"
 
 
 def test_pairs_stay_pairs(run_dir):

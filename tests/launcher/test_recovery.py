@@ -63,6 +63,8 @@ def test_who_gives_up_for_want_of_memory_says_what_needs_less():
     for reason in (decide([exhausted, exhausted], 9).reason, decide([exhausted], 0).reason):
         assert reason.endswith(f" - {MEMORY_CURE}") and "trainer.micro_batch=auto" in reason
     assert "micro_batch" not in decide([exhausted], 1).reason + decide([KILLED, KILLED], 9).reason
+    evaluating = decide([replace(exhausted, phase="evaluating")], 0).reason
+    assert evaluating.endswith("trainer.eval_batch_size") and "micro_batch" not in evaluating
 
 
 def failed(message: str, step: int = 50, first_step: int | None = 10) -> Ending:
@@ -108,6 +110,13 @@ def test_a_full_disk_is_not_retried(error, cure):
     assert (ending.kind, decision.action) == (Kind.disk_full, Action.give_up)
     assert error["message"] in decision.reason and decision.reason.count("free some space") == 1
     assert cure in decision.reason
+
+
+def test_where_memory_ran_out_is_kept():
+    evaluating = {"phase": "evaluating", "step": 5}
+    error = {"error_kind": "out_of_memory", "message": "MemoryError"}
+    ending = diagnose({0: ended(0, 1, 1, error=error, progress=evaluating)}, stop_requested=False)
+    assert (ending.kind, ending.phase, ending.step) == (Kind.out_of_memory, "evaluating", 5)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import pytest
 from conf.schema import DataSpec, Precision
 from data_pipeline.prepare import prepare
 from launcher.compose import compose
-from tests.trainer.test_worker_runs import accuracy, run
+from tests.trainer import gang
+from tests.trainer.test_worker_runs import accuracy
 
 SEEDS = (0, 1, 2)
 #: Of all images, one point.
@@ -20,7 +21,8 @@ POINT = 0.01
 
 
 @pytest.mark.timeout(3600)
-def test_the_digits_job_is_as_accurate_in_every_precision(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", gang.SHAPES)
+def test_the_digits_job_is_as_accurate_in_every_precision(tmp_path: Path, shape: str) -> None:
     begun = compose([f"storage.root={tmp_path}", f"data.out={tmp_path}/data"]).job
     prepare(begun)
     found: dict[str, list[float]] = {precision.name: [] for precision in Precision}
@@ -29,9 +31,10 @@ def test_the_digits_job_is_as_accurate_in_every_precision(tmp_path: Path) -> Non
             words = [f"storage.root={tmp_path}", f"run_id={name}-{seed}", f"seed={seed}", f"trainer.precision={name}"]
             job = compose([*words, "trainer.steps=380", "trainer.export_at_end=false"]).job
             job.data = DataSpec(name="tfrecord", path=f"{tmp_path}/data", channels=1)
-            run(job, timeout_s=600)
+            job.cluster = gang.cluster_of(shape)
+            gang.finish(gang.train(job, job.cluster.workers), timeout_s=600)
             accuracies.append(accuracy(job))
-    sys.stdout.write("".join(f"{name}: {mean(each):.4f} {each}\n" for name, each in found.items()))
+    sys.stdout.write("".join(f"{shape} {name}: {mean(each):.4f} {each}\n" for name, each in found.items()))
     means = {name: mean(accuracies) for name, accuracies in found.items()}
     assert means["float32"] > 0.96, means
     assert all(abs(value - means["float32"]) <= POINT for value in means.values()), found

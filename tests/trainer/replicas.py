@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tests.trainer import masks
 from tests.trainer.arithmetic import APPLICATIONS, by_convoy, cases_of, strategy_of, weights_of
 from tests.trainer.phased import AVERAGED_STATISTICS, PHASED, by_phases
 from trainer.agreement import Agreement
@@ -46,6 +47,9 @@ def main() -> None:
         keep(name, by_phases(phased, strategy, rank * local, local))
     if "averaged-statistics" in chosen:
         keep("averaged-statistics", by_phases(AVERAGED_STATISTICS, strategy, rank * local, local))
+    for kind in masks.KINDS if number == 2 and not sys.argv[4:] else ():
+        kernels = masks.kernels(kind, strategy, rank * local, local)
+        found[0] |= {f"{kind}:{number}": kernel for number, kernel in enumerate(kernels)}
     for replica in range(local):
         np.savez(folder / f"{rank * local + replica}.npz", **found[replica])
 

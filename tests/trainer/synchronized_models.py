@@ -24,7 +24,7 @@ def test_mobilenetv2_on_two_replicas_is_mobilenetv2_on_one(tmp_path):
         ways = {path: np.abs(value - begun[path]).max() for path, value in expected.items()}
         assert sum(way > 1e-5 for way in ways.values()) > 0.8 * len(ways), "the reference hardly learnt anything"
         for group, started in running.items():
-            for found in test_replicas.finish(group, *started):
+            for found in test_replicas.finish(group, started):
                 for path, value in expected.items():
                     difference = np.abs(found[f"{name}:{path}"] - value).max()
                     limit = TOLERANCE * ways[path] + NOTHING

@@ -1,7 +1,6 @@
 """What TensorBoard shows beside the curves: against NumPy on the checkpointed weights, and the same after a resume."""
 
 import io
-import json
 import os
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from conf.data_url import data_url
 from conf.errors import BadSpec
 from conf.files import dump_job
 from conf.schema import (
-    Accelerator,
     AugmentSpec,
     JobSpec,
     LooksSpec,
@@ -37,8 +35,8 @@ from data_pipeline.prepare import prepare
 from launcher.mirror import Mirror
 from storage.run_dir import RunDir
 from storage.store import open_store
-from tests.ports import free_ports
 from tests.storage.gcs_server import BUCKET, running_gcs_server
+from tests.trainer import gang
 from tests.trainer.test_worker_runs import ROOT, job
 from trainer.checkpoints import load
 from trainer.ledger import Ledger
@@ -180,20 +178,26 @@ def test_histograms_count_every_element_where_it_lies(root, whole):
 
 
 def test_images_are_the_augmented_ones_of_the_step(root, whole):
-    asked = looked_at(root, "whole")
-    shape, manifest = BatchShape(BATCH, 2), load_manifest(data_url(asked))
     for step in (4, 12):
-        dataset = training_dataset(manifest, asked.data, asked.seed, shape, range(1), 8, step - 1, lambda _: None)
-        fed = next(iter(dataset))["image"].numpy()[:5]
-        strings = points(whole, "images")[step]
-        assert [int(text) for text in strings[:2]] == [8, 8] and len(strings) == 7
-        shown = np.stack([np.asarray(Image.open(io.BytesIO(png)))[..., None] for png in strings[2:]])
-        np.testing.assert_allclose(shown, fed, atol=0.51)
+        fed = first_images(root, step)
+        np.testing.assert_allclose(shown_images(whole, step), fed, atol=0.51)
         assert fed.std() > 30
-    plain = looked_at(root, "whole").data
-    plain.augment = AugmentSpec()
-    dataset = training_dataset(manifest, plain, asked.seed, shape, range(1), 8, 11, lambda _: None)
-    assert not np.allclose(next(iter(dataset))["image"].numpy()[:5], shown, atol=0.51)
+    assert not np.allclose(first_images(root, 12, augment=AugmentSpec()), fed, atol=0.51)
+
+
+def first_images(root: Path, step: int, replicas: int = 1, augment: AugmentSpec | None = None) -> np.ndarray:
+    """The first five that the first replica is fed in this step."""
+    asked = looked_at(root, "whole")
+    asked.data.augment = augment or asked.data.augment
+    shape, manifest = BatchShape(BATCH, 2, replicas), load_manifest(data_url(asked))
+    dataset = training_dataset(manifest, asked.data, asked.seed, shape, range(1), 8, step - 1, lambda _: None)
+    return next(iter(dataset))["image"].numpy()[:5]
+
+
+def shown_images(found: EventAccumulator, step: int) -> np.ndarray:
+    strings = points(found, "images")[step]
+    assert [int(text) for text in strings[:2]] == [8, 8] and len(strings) == 7
+    return np.stack([np.asarray(Image.open(io.BytesIO(png)))[..., None] for png in strings[2:]])
 
 
 def test_times_and_memory_are_drawn(whole):
@@ -244,7 +248,13 @@ def test_a_run_in_a_bucket_shows_the_same_across_a_restart(root, whole, tmp_path
 
 
 def test_the_chosen_steps_are_traced_where_tensorboard_looks_for_them(root, whole):
-    (trace,) = (root / "runs" / "whole" / "tensorboard" / "plugins" / "profile").glob("*/*.xplane.pb")
+    assert traced_steps(root, "whole") == {6, 7}
+    assert not (root / "runs" / "plain" / "tensorboard" / "plugins").exists()
+
+
+def traced_steps(root: Path, run_id: str) -> set[int]:
+    """Of the one trace of a run."""
+    (trace,) = (root / "runs" / run_id / "tensorboard" / "plugins" / "profile").glob("*/*.xplane.pb")
     space = xplane_pb2.XSpace.FromString(trace.read_bytes())
     steps = set()
     for plane in space.planes:
@@ -253,8 +263,7 @@ def test_the_chosen_steps_are_traced_where_tensorboard_looks_for_them(root, whol
                 if plane.event_metadata[event.metadata_id].name.startswith(STEP):
                     numbers = {plane.stat_metadata[stat.metadata_id].name: stat.int64_value for stat in event.stats}
                     steps.add(numbers["step_num"])
-    assert steps == {6, 7}
-    assert not (root / "runs" / "plain" / "tensorboard" / "plugins").exists()
+    return steps
 
 
 def test_steps_that_never_come_are_refused():
@@ -269,42 +278,49 @@ def test_steps_that_never_come_are_refused():
         profile_of(asked(40, 50), None)
 
 
-@pytest.mark.parametrize("kind", ["mirrored", "workers"])
-def test_gradients_of_several_replicas_are_those_of_the_global_batch(folder, kind):
-    asked = looked_at(folder, kind, steps=4)
+@pytest.fixture(scope="module", params=["mirrored", "workers"])
+def several(folder, request) -> str:
+    """A run of two replicas that was looked at."""
+    asked = looked_at(folder, request.param, steps=4)
     asked.trainer.optimizer.clip_norm = None
-    asked.cluster.accelerator, asked.cluster.gpus_per_worker = Accelerator.cpu, 2 if kind == "mirrored" else 1
-    asked.cluster.workers = 1 if kind == "mirrored" else 2
-    path = folder / "runs" / kind / "job.yaml"
-    path.parent.mkdir(parents=True)
-    path.write_text(dump_job(asked))
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    workers = []
-    for rank in range(asked.cluster.workers):
-        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
-        environ = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"} | (
-            {"TF_CONFIG": json.dumps(config)} if kind == "workers" else {}
-        )
-        command = [sys.executable, "-m", "trainer.worker", "--job", str(path)]
-        with (folder / f"{kind}-{rank}.log").open("w") as log:
-            workers.append(subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log))
-    try:
-        codes = [worker.wait(timeout=250) for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-    assert not any(codes), (folder / f"{kind}-0.log").read_text()[-3000:]
-    found = events(folder, kind)
+    asked.trainer.profile = [2, 4]
+    asked.cluster = gang.cluster_of(request.param)
+    gang.finish(gang.train(asked, asked.cluster.workers))
+    return request.param
+
+
+def test_norms_of_several_replicas_are_those_of_the_global_batch(folder, several):
+    found = events(folder, several)
     for step in (2, 4):
-        before, after = tensors(folder, kind, step - 1), tensors(folder, kind, step)
+        before, after = tensors(folder, several, step - 1), tensors(folder, several, step)
         tags = {tag for tag in found.Tags()["tensors"] if tag.startswith("gradient_norm/")} - {"gradient_norm/all"}
         assert len(tags) >= 8
         for tag in tags:
             name = f"model/{tag.partition('/')[2]}"
             gradient = (before[name].astype(np.float64) - after[name]) / RATE
             assert float(points(found, tag)[step]) == pytest.approx(np.linalg.norm(gradient), rel=1e-3, abs=1e-5)
-    assert len(points(found, "images")[4]) == 7
+            norm = float(points(found, name.replace("model", "weight_norm", 1))[step])
+            assert norm == pytest.approx(np.linalg.norm(after[name].astype(np.float64)), rel=1e-6)
+
+
+def test_histograms_of_several_replicas_count_each_element_once(folder, several):
+    found, after = events(folder, several), tensors(folder, several, 4)
+    names = [tag.partition("/")[2] for tag in found.Tags()["tensors"] if tag.startswith("gradients/")]
+    assert len(names) >= 8
+    for name in names:
+        buckets = {kind: points(found, f"{kind}/{name}")[4] for kind in ("weights", "gradients")}
+        assert all(drawn[:, 2].sum() == after[f"model/{name}"].size for drawn in buckets.values())
+        assert buckets["weights"][-1, 1] == pytest.approx(after[f"model/{name}"].max(), abs=1e-12)
+
+
+def test_several_replicas_show_what_the_first_is_fed_their_times_and_one_trace(folder, several):
+    found = events(folder, several)
+    np.testing.assert_allclose(shown_images(found, 4), first_images(folder, step=4, replicas=2), atol=0.51)
+    times = [points(found, f"time/{part}_s")[4] for part in ("input_wait", "compute", "reduce", "checkpoint")]
+    assert times[1] > 0 and min(times) >= 0 and points(found, "memory/host_bytes")[4] > 100e6
+    assert traced_steps(folder, several) == {2, 3}
+    begun, ended = sorted((folder / "runs" / several / "tensorboard" / "hparams").iterdir())
+    assert b"sgd" in begun.read_bytes() and ended.stat().st_size > 0
 
 
 def test_the_parts_of_a_steps_time_add_up():

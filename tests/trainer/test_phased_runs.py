@@ -2,11 +2,8 @@
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util import tensor_util
 
 from conf.data_url import data_url
-from conf.files import dump_job, load_job
+from conf.files import load_job
 from conf.judge_rules import METRICS
 from conf.schema import (
     Accelerator,
@@ -44,11 +41,10 @@ from data_pipeline.order import BatchShape
 from data_pipeline.pipeline import evaluation_dataset
 from data_pipeline.prepare import prepare
 from storage.run_dir import SAVED_MODEL, RunDir, checkpoint_name
-from tests.ports import free_ports
+from tests.trainer import gang
 from trainer.checkpoints import load, newest_whole
 from trainer.models import build_model
 
-ROOT = Path(__file__).resolve().parents[2]
 OLDER = Path(__file__).with_name("older_run")
 #: The phases end at 20 and 45; checkpoints are written at the change, in the middle, and at the end.
 STEPS, EVERY = 100, 10
@@ -80,19 +76,7 @@ def job(root: Path, run_id: str) -> JobSpec:
 
 def start(asked: JobSpec, workers: int = 1, *words: str, attempt: int = 1) -> list[int]:
     """Run it to its end; the workers' exit codes."""
-    path = Path(asked.storage.root) / str(asked.run_id) / "job.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(dump_job(asked))
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
-    running = []
-    for rank in range(workers):
-        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-        environment |= {"TF_CONFIG": json.dumps(config)} if workers > 1 else {}
-        command = [sys.executable, "-m", "trainer.worker", "--job", str(path), "--attempt", str(attempt), *words]
-        with (path.parent / f"{rank}.log").open("w") as log:
-            running.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
-    return [process.wait(timeout=280) for process in running]
+    return gang.wait(gang.train(asked, workers, "--attempt", str(attempt), *words))
 
 
 def run(asked: JobSpec, workers: int = 1, attempt: int = 1) -> dict[str, np.ndarray]:

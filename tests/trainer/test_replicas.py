@@ -3,21 +3,16 @@
 One file, because each group trains in processes of its own, once for all that is compared.
 """
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from tests.ports import free_ports
-from tests.trainer import test_phases, test_step
+from tests.trainer import gang, masks, test_phases, test_step
 from tests.trainer.arithmetic import AVERAGED, CASES, cases_of, new_model, weights_of
 from tests.trainer.phased import PHASED
 
-ROOT = Path(__file__).resolve().parents[2]
 GROUPS = (("mirrored", 2), ("mirrored", 4), ("workers", 2), ("workers", 4))
 OF_TWO = GROUPS[0], GROUPS[2]
 
@@ -26,28 +21,18 @@ OF_TWO = GROUPS[0], GROUPS[2]
 def groups(tmp_path_factory):
     """Each group's weights after every case of replicas.py: a dictionary for each replica. All groups run at once."""
     running = {group: start(group, tmp_path_factory.mktemp("-".join(map(str, group)))) for group in GROUPS}
-    return {group: finish(group, *started) for group, started in running.items()}
+    return {group: finish(group, started) for group, started in running.items()}
 
 
-def start(group: tuple[str, int], folder: Path, *cases: str) -> tuple[list[subprocess.Popen], Path]:
+def start(group: tuple[str, int], folder: Path, *cases: str) -> gang.Gang:
     kind, number = group
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(number)]
-    processes = []
-    for rank in range(number if kind == "workers" else 1):
-        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"} | (
-            {"TF_CONFIG": json.dumps(config)} if kind == "workers" else {}
-        )
-        command = [sys.executable, "-m", "tests.trainer.replicas", str(folder), kind, str(number), *cases]
-        with (folder / f"{rank}.log").open("w") as log:
-            processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
-    return processes, folder
+    words = ("tests.trainer.replicas", str(folder), kind, str(number), *cases)
+    return gang.start(folder, number if kind == "workers" else 1, *words)
 
 
-def finish(group: tuple[str, int], processes: list[subprocess.Popen], folder: Path) -> list[dict[str, np.ndarray]]:
-    codes = [process.wait(timeout=560) for process in processes]
-    assert not any(codes), f"{group}: {(folder / '0.log').read_text()[-3000:]}"
-    return [dict(np.load(folder / f"{replica}.npz")) for replica in range(group[1])]
+def finish(group: tuple[str, int], started: gang.Gang) -> list[dict[str, np.ndarray]]:
+    gang.finish(started, timeout_s=560)
+    return [dict(np.load(started[1] / f"{replica}.npz")) for replica in range(group[1])]
 
 
 @pytest.mark.timeout(600)
@@ -95,6 +80,40 @@ def test_phases_equal_plain_keras_layer_by_layer(group, groups):
     for weights in groups[group]:
         for name in PHASED:
             test_phases.compare(name, weights_of_case(weights, name))
+
+
+@pytest.mark.parametrize("kind", masks.KINDS)
+@pytest.mark.parametrize("group", OF_TWO, ids=lambda group: f"{group[1]}-{group[0]}")
+def test_replicas_leave_out_what_each_draws_for_itself(group, groups, kind):
+    found = [weights_of_case(weights, kind) for weights in groups[group]]
+    check_masks(kind, [found[0][step] for step in "01"])
+    if group[0] == "workers":
+        assert all(np.array_equal(found[0][step], found[1][step]) for step in "01")
+
+
+@pytest.mark.parametrize("kind", masks.KINDS)
+def test_one_replica_leaves_out_as_much(kind):
+    check_masks(kind, masks.kernels(kind, tf.distribute.get_strategy(), 0, 1))
+
+
+def check_masks(kind: str, kernels: list[np.ndarray]) -> None:
+    """Each pixel of each example is left out or as large as makes up for it; in each part and step others are."""
+    moved = [kernels[0], kernels[1] - kernels[0]]
+    whole = -masks.LEARNING_RATE * masks.expected()[:, None] / (1 - masks.RATE)
+    kept = []
+    for kernel in moved:
+        stayed = np.any(kernel != 0, axis=-1)
+        np.testing.assert_allclose(kernel, whole * stayed[..., None], rtol=2e-3, atol=1e-9)
+        kept.append(stayed)
+    if kind == "stochastic_depth":
+        assert all(np.array_equal(stayed, stayed[:, :1].repeat(masks.PIXELS, 1)) for stayed in kept), "of a whole image"
+        kept = [stayed[:, :1] for stayed in kept]
+    draws = sum(stayed.size for stayed in kept)
+    fraction = 1 - sum(stayed.sum() for stayed in kept) / draws
+    assert abs(fraction - masks.RATE) < 4 * np.sqrt(masks.RATE * (1 - masks.RATE) / draws)
+    # Two micro-batches of two replicas or one: a quarter of the batch is drawn for at once, or half of it.
+    parts = [part.tobytes() for stayed in kept for part in np.split(stayed, 4)]
+    assert len(set(parts)) == len(parts), "a mask was drawn twice"
 
 
 @pytest.mark.parametrize("group", GROUPS[2:], ids=lambda group: f"{group[1]}-{group[0]}")

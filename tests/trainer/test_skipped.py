@@ -1,24 +1,18 @@
 """A training that leaves corrupt records out: their number is in curves and report, and each is told by name."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from conf.files import dump_job
 from conf.schema import BadRecord, DataSpec, JobSpec, StorageSpec
 from data_pipeline.order import BatchShape
 from data_pipeline.pipeline import training_order
 from data_pipeline.prepare import prepare
 from data_pipeline.reader import open_split
 from tests.data_pipeline.damaging import cut_image, labelled, rewritten
-from tests.ports import free_ports
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.trainer import gang
 
 
 def worker(folder: Path, job: JobSpec) -> tuple[int, str]:
@@ -30,20 +24,9 @@ def worker(folder: Path, job: JobSpec) -> tuple[int, str]:
 def workers(folder: Path, job: JobSpec, count: int) -> list[tuple[int, str]]:
     """The same of several, which train together."""
     job.run_id, job.storage.root = "run", str(folder / "runs")
-    path = folder / "runs" / "run" / "job.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(dump_job(job))
-    command = [sys.executable, "-m", "trainer.worker", "--job", str(path)]
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
-    running = []
-    for rank in range(count):
-        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-        environment |= {"TF_CONFIG": json.dumps(config)} if count > 1 else {}
-        with (folder / f"{rank}.log").open("w") as log:
-            running.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
-    codes = [process.wait(timeout=250) for process in running]
-    return [(code, (folder / f"{rank}.log").read_text()) for rank, code in enumerate(codes)]
+    started = gang.train(job, count)
+    logs = [started[1] / f"{rank}.log" for rank in range(count)]
+    return [(code, log.read_text()) for code, log in zip(gang.wait(started), logs, strict=True)]
 
 
 def damaged_job(folder: Path) -> JobSpec:

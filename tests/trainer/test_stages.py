@@ -1,10 +1,6 @@
 """Model parallelism: a model split over devices learns what it learns on one, alone and beside other replicas."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,14 +9,13 @@ import pytest
 from conf import rules
 from conf.errors import BadSpec
 from conf.schema import Accelerator, ClusterSpec, JobSpec, ModelSpec, TrainerSpec
-from tests.ports import free_ports
+from tests.trainer import gang
 from tests.trainer.arithmetic import by_keras, new_model, weights_of
 from tests.trainer.staged import CASES
 from trainer.model_parts import Block
 from trainer.stages import split
 from trainer.topology import batch_shape, find_topology
 
-ROOT = Path(__file__).resolve().parents[2]
 #: Workers, replicas of each, stages of a replica.
 GROUPS = {"one": (1, 1, 2), "replicas": (1, 2, 2), "workers": (2, 1, 2)}
 TOLERANCE = 1e-5
@@ -77,21 +72,12 @@ def groups(tmp_path_factory) -> dict[str, list[dict[str, np.ndarray]]]:
     running = {}
     for name, (workers, replicas, stages) in GROUPS.items():
         folder = tmp_path_factory.mktemp(name)
-        addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
-        processes = []
-        for rank in range(workers):
-            config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
-            environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-            environment |= {"TF_CONFIG": json.dumps(config)} if workers > 1 else {}
-            command = [sys.executable, "-m", "tests.trainer.staged", str(folder), str(replicas), str(stages)]
-            with (folder / f"{rank}.log").open("w") as log:
-                processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
-        running[name] = folder, processes
+        running[name] = gang.start(folder, workers, "tests.trainer.staged", str(folder), str(replicas), str(stages))
     found = {}
-    for name, (folder, processes) in running.items():
-        codes = [process.wait(timeout=280) for process in processes]
-        assert not any(codes), (folder / f"{codes.index(next(filter(None, codes)))}.log").read_text()[-3000:]
+    for name, started in running.items():
+        gang.finish(started)
         workers, replicas, _ = GROUPS[name]
+        folder = started[1]
         found[name] = [dict(np.load(folder / f"{number}.npz")) for number in range(workers * replicas)]
     return found
 
