@@ -285,13 +285,17 @@ def test_faults_of_its_own_end_a_job_and_it_goes_on_with_the_same_command(
     calm: RunDir, convoy: Command, tmp_path: Path
 ) -> None:
     once = "cluster.max_restarts=0"
+    kept = "trainer.micro_batch=16"  # what a worker takes anyway; a job that gives it goes on with no other
     faults = [
         (
             ("fault.kill_rank=1", "fault.at_step=25", "fault.attempts=[1,2,3]"),
             "killed by signal 9; the same death twice",
         ),
         (("fault.raise_rank=1", "fault.at_step=45", once), "failed - rank 1: ConnectionError: fault.raise_rank=1"),
-        (("fault.exhaust_rank=0", "fault.during=evaluating", "fault.at_step=65", once), "failed - rank 0: MemoryError"),
+        (
+            ("fault.exhaust_rank=0", "fault.during=evaluating", "fault.at_step=65", once, kept),
+            "failed - rank 0: MemoryError",
+        ),
         (("fault.corrupt_checkpoint=true", "fault.at_step=90", once), "failed - rank 0: killed by signal 9"),
         (("fault.failing_writes=3", "fault.at_step=130", once), "fault.failing_writes=3"),
     ]
