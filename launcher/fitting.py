@@ -2,10 +2,13 @@
 
 A number given as `trainer.micro_batch` is left alone. What is kept is an object of the run directory and an upper
 bound: a run that goes on with other workers takes the largest size below it that divides what a replica then takes, so
-that the global batch stays what it is.
+that the global batch stays what it is. It says nothing of a job that needs another amount of memory for an example, as
+one that begins to rematerialize.
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +17,9 @@ from conf.schema import JobSpec, Verb
 from launcher.console import Console
 from launcher.journal import Journal
 from launcher.messages import AgentReport
-from launcher.recovery import EVALUATING, Ending, Kind
+from launcher.recovery import EVALUATING, EXPORTING, Ending, Kind
 from storage.run_dir import MICRO_BATCH, RunDir, probe_name
-from storage.store import NotStored
+from storage.store import NotStored, StoreError
 
 #: Verbs that take steps of a training.
 STEPPING = (Verb.train, Verb.benchmark, Verb.find_lr)
@@ -66,14 +69,14 @@ class Fitting:
 
     def after(self, attempt: int, ending: Ending) -> Ending:
         """An attempt's ending; where memory ran out and a smaller size is left, it is taken and the ending says so."""
-        trainer = self._job.trainer
-        helps = ending.phase != EVALUATING or trainer.eval_batch_size is None
-        if ending.kind is not Kind.out_of_memory or not (self._is_free and self._job.job in STEPPING and helps):
+        if ending.kind is not Kind.out_of_memory or not (self._is_free and self._job.job in STEPPING):
             return ending
+        if ending.phase == EXPORTING or (ending.phase == EVALUATING and self._job.trainer.eval_batch_size is not None):
+            return ending  # which needs as much whatever the micro-batch is
         now = self._now(self._num_workers)
         smaller = self._size(now - 1, self._num_workers)
         if smaller >= now:
-            return ending
+            return dataclasses.replace(ending, is_smallest=True)
         found = {"micro_batch": smaller, "share": self.share(self._num_workers), "rank": ending.rank}
         self._write(attempt, found, f"{now} ran out of memory")
         return dataclasses.replace(ending, smaller=f"micro-batches of {smaller} instead of {now}")
@@ -89,19 +92,38 @@ class Fitting:
         return micro_batch.largest(self.share(num_workers), at_most, pairs)
 
     def _kept(self) -> dict[str, Any] | None:
+        """What was found for this job, as far as an example needs as much memory now as it did then."""
         if not self._is_free:
             return None
         try:
-            return dict(self._run_dir.read_json(MICRO_BATCH))
+            found = self._run_dir.read_json(MICRO_BATCH)
         except NotStored:
             return None
+        if not isinstance(found, dict) or not isinstance(found.get("micro_batch"), int) or found["micro_batch"] < 1:
+            raise StoreError(f"{self._run_dir.url}/{MICRO_BATCH}: not a micro-batch - remove the file")
+        return found if found.get("of") in (None, needs(self._job)) else None
 
     def _write(self, attempt: int, found: dict[str, Any], why: str) -> None:
-        self._run_dir.write_json(MICRO_BATCH, found | {"why": why})
+        self._run_dir.write_json(MICRO_BATCH, found | {"why": why, "of": needs(self._job)})
         details = {name: value for name, value in found.items() if name != "rank"}
         self._journal.event("micro_batch", attempt, found["rank"], **details, why=why)
         passes = found["share"] // found["micro_batch"]
         self._console.say(f"micro-batches of {found['micro_batch']}, {passes} an update ({why})")
+
+
+def needs(job: JobSpec) -> str:
+    """A short digest of what decides how much memory an example needs."""
+    trainer = job.trainer
+    decides = {
+        "model": dataclasses.asdict(trainer.model),
+        "image_size": job.data.image_size,
+        "precision": trainer.precision,
+        "rematerialize": trainer.rematerialize,
+        "compile": trainer.compile,
+        "optimizer": trainer.optimizer.name,
+        "ema": trainer.ema_decay is not None,
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def probe_arguments(rank: int, share: int, reports: Sequence[AgentReport]) -> tuple[str, ...]:

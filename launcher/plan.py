@@ -11,6 +11,8 @@ from conf.micro_batch import AUTO, accumulation_steps
 from conf.phases import described, is_plain, phase_steps, phases_of
 from conf.schema import JobSpec, Remainder
 from conf.stages import replicas
+from launcher.console import Console
+from launcher.fitting import Fitting
 from launcher.gate import planned_placement
 from launcher.placement import Placement
 from storage.data_dir import MANIFEST
@@ -22,7 +24,7 @@ def plan(job: JobSpec, run_dir: RunDir) -> str:
     """The plan as lines of name and value; the last says what this machine lacks, for a plan may be of another."""
     placement, refusal = planned_placement(job.cluster)
     rows = [("job", job.job.name), ("run directory", f"{run_dir.url}{' (exists)' if run_dir.exists() else ''}")]
-    rows += [*_data(job), *_batches(job, placement), *_cluster(job, placement)]
+    rows += [*_data(job), *_batches(job, run_dir, placement), *_cluster(job, placement)]
     if refusal is not None:
         rows += [("not on this machine", str(problem)) for problem in refusal.problems]
     width = max(len(name) for name, _ in rows)
@@ -66,7 +68,7 @@ def _data(job: JobSpec) -> Iterator[tuple[str, str]]:
         yield "steps a phase", ", ".join(map(str, lengths))
 
 
-def _batches(job: JobSpec, placement: Placement | None) -> Iterator[tuple[str, str]]:
+def _batches(job: JobSpec, run_dir: RunDir, placement: Placement | None) -> Iterator[tuple[str, str]]:
     trainer = job.trainer
     yield "model", f"{trainer.model.name}, {trainer.precision.name}, {trainer.optimizer.name}"
     phases = phases_of(trainer)
@@ -84,11 +86,13 @@ def _batches(job: JobSpec, placement: Placement | None) -> Iterator[tuple[str, s
         yield "batch a replica", f"{share} ({count} replicas)"
         if trainer.model.stages > 1:
             yield "stages", f"each replica's model is split over {trainer.model.stages} devices"
-        if trainer.micro_batch == AUTO:
+        fitted = Fitting(job, run_dir, Console(), count // placement.num_workers).fitted(job, placement.num_workers)
+        if trainer.micro_batch == AUTO and fitted.trainer.micro_batch is None:
             yield "micro-batch", f"the largest that fits, at most {share}; found when the run begins"
-        else:
-            passes = accumulation_steps(trainer, count)
-            yield "micro-batch", f"{share // passes} ({passes} an update)"
+        elif share:
+            passes = accumulation_steps(fitted.trainer, count)
+            found = "" if passes == accumulation_steps(trainer, count) else ", as this run has found"
+            yield "micro-batch", f"{share // passes} ({passes} an update{found})"
 
 
 def _cluster(job: JobSpec, placement: Placement | None) -> Iterator[tuple[str, str]]:

@@ -34,10 +34,14 @@ PREEMPTIONS_WITHOUT_PROGRESS = 20
 LONGEST_BACK_OFF_S = 30.0
 LONGEST_MESSAGE = 500  # characters; the log has all of it
 DISK_FULL_CURE = "free some space or choose another storage.root; then the same command goes on"
-EVALUATING = "evaluating"
-TRAINED_PHASES = ("training", "saving", EVALUATING, "exporting")
+EVALUATING, EXPORTING = "evaluating", "exporting"
+TRAINED_PHASES = ("training", "saving", EVALUATING, EXPORTING)
 MEMORY_CURE = "trainer.micro_batch=auto trains with what fits, and trainer.rematerialize=blocks needs less"
+SMALLEST_CURE = (
+    "not even the smallest micro-batches fit: trainer.rematerialize=blocks needs less, and so do smaller images"
+)
 EVALUATION_CURE = "evaluate fewer at a time: trainer.eval_batch_size"
+EXPORT_CURE = "the training is done, and job=export makes it on a host with more memory"
 _FULL_WORDS = ("no space left on device", "enospc", "errno 28]", "disk quota exceeded")
 #: In Ray's account of an agent's death.
 _PREEMPTED_WORDS = ("preempt", "was drained", "draining")
@@ -103,6 +107,7 @@ class Ending:
     others: Mapping[int, str] | None = None
     phase: str = ""  # what the rank was doing
     smaller: str = ""  # what the next attempt takes less memory by, where memory ran out
+    is_smallest: bool = False  # of what Convoy may choose; memory ran out all the same
 
     @property
     def made_progress(self) -> bool:
@@ -256,7 +261,9 @@ def decide(endings: Sequence[Ending], max_restarts: int) -> Decision:
 
 
 def _memory_cure(ending: Ending) -> str:
-    return EVALUATION_CURE if ending.phase == EVALUATING else MEMORY_CURE
+    if ending.is_smallest:
+        return SMALLEST_CURE
+    return {EVALUATING: EVALUATION_CURE, EXPORTING: EXPORT_CURE}.get(ending.phase, MEMORY_CURE)
 
 
 def back_off_s(endings: Sequence[Ending]) -> float:

@@ -4,12 +4,23 @@ from dataclasses import replace
 
 import pytest
 
-from conf.schema import AugmentSpec, DataSpec, JobSpec, TrainerSpec, Verb
+from conf.schema import (
+    AugmentSpec,
+    DataSpec,
+    JobSpec,
+    ModelSpec,
+    OptimizerSpec,
+    Precision,
+    Rematerialize,
+    TrainerSpec,
+    Verb,
+)
 from launcher.console import Console
 from launcher.fitting import Fitting, probe_arguments
 from launcher.messages import AgentReport
 from launcher.recovery import Ending, Kind
 from storage.run_dir import MICRO_BATCH, RunDir, probe_name
+from storage.store import StoreError
 
 JOB = JobSpec(run_id="x", trainer=TrainerSpec(global_batch_size=96, micro_batch="auto"))
 EXHAUSTED = Ending(Kind.out_of_memory, rank=1, exit_code=1, step=5, first_step=1)
@@ -59,7 +70,7 @@ def test_memory_that_runs_out_makes_it_smaller_until_nothing_is_left(run_dir):
         ending = made.after(1, EXHAUSTED)
         assert ending.smaller == f"micro-batches of {after} instead of {before}"
         assert fitting(run_dir).fitted(JOB, 2).trainer.micro_batch == after
-    assert made.after(1, EXHAUSTED) is EXHAUSTED
+    assert made.after(1, EXHAUSTED) == replace(EXHAUSTED, is_smallest=True)
     killed = replace(EXHAUSTED, kind=Kind.infrastructure)
     assert made.after(1, killed) is killed
 
@@ -88,6 +99,43 @@ def test_memory_that_runs_out_in_an_evaluation_of_another_size_is_not_the_micro_
     apart = replace(JOB, trainer=replace(JOB.trainer, eval_batch_size=96))
     assert found(run_dir, 48, 48, job=apart).after(1, evaluating) is evaluating
     assert fitting(run_dir).after(1, evaluating).smaller, "a batch of an evaluation follows the micro-batch"
+
+
+def test_memory_that_runs_out_in_an_export_is_not_the_micro_batchs(run_dir):
+    made = found(run_dir, 48, 48)
+    exporting = replace(EXHAUSTED, phase="exporting")
+    assert made.after(1, exporting) is exporting
+    assert made.fitted(JOB, 2).trainer.micro_batch == 48
+
+
+NEEDS_LESS = (
+    replace(JOB.trainer, rematerialize=Rematerialize.blocks),
+    replace(JOB.trainer, model=ModelSpec(name="mobilenetv2")),
+    replace(JOB.trainer, precision=Precision.mixed_bfloat16),
+)
+
+
+@pytest.mark.parametrize("trainer", NEEDS_LESS, ids=("rematerialize", "model", "precision"))
+def test_what_was_found_says_nothing_of_a_job_that_needs_less(run_dir, trainer):
+    """Else a run that went down to single examples would stay there with what was advised to it."""
+    found(run_dir, 1, 1)
+    other = replace(JOB, trainer=trainer)
+    assert fitting(run_dir, other).has_to_probe
+    plain = replace(other, trainer=replace(trainer, micro_batch=None))
+    made = fitting(run_dir, plain)
+    assert made.fitted(plain, 2) is plain
+    assert made.after(1, EXHAUSTED).smaller == "micro-batches of 24 instead of 48"
+    rated = replace(JOB, trainer=replace(JOB.trainer, optimizer=OptimizerSpec(learning_rate=0.5), epochs=7))
+    run_dir.store.delete(MICRO_BATCH)
+    found(run_dir, 4, 4)
+    assert fitting(run_dir, rated).fitted(rated, 2).trainer.micro_batch == 4, "which needs as much"
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"micro_batch": 0}', '{"micro_batch": "auto"}', "{"])
+def test_a_file_that_says_nothing_is_refused_by_name(run_dir, text):
+    run_dir.store.put(MICRO_BATCH, text.encode())
+    with pytest.raises(StoreError, match=rf"{MICRO_BATCH}: not .* remove"):
+        fitting(run_dir).fitted(JOB, 2)
 
 
 def test_pairs_stay_pairs(run_dir):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from launcher.messages import WorkerStatus
-from launcher.recovery import MEMORY_CURE, Action, Ending, Kind, back_off_s, decide, diagnose
+from launcher.recovery import MEMORY_CURE, SMALLEST_CURE, Action, Ending, Kind, back_off_s, decide, diagnose
 
 KILLED = Ending(Kind.infrastructure, rank=1, exit_code=-9, step=50, first_step=10, message="killed by signal 9")
 LATER = Ending(Kind.infrastructure, rank=1, exit_code=-9, step=60, first_step=10, message="killed by signal 9")
@@ -63,6 +63,10 @@ def test_who_gives_up_for_want_of_memory_says_what_needs_less():
     for reason in (decide([exhausted, exhausted], 9).reason, decide([exhausted], 0).reason):
         assert reason.endswith(f" - {MEMORY_CURE}") and "trainer.micro_batch=auto" in reason
     assert "micro_batch" not in decide([exhausted], 1).reason + decide([KILLED, KILLED], 9).reason
+    smallest = decide([SMALLER, replace(exhausted, is_smallest=True)], 0).reason
+    assert smallest.endswith(f" - {SMALLEST_CURE}") and "trainer.micro_batch" not in smallest, "which it has done"
+    exporting = decide([replace(exhausted, phase="exporting")], 0).reason
+    assert "job=export" in exporting and "trainer." not in exporting
     evaluating = decide([replace(exhausted, phase="evaluating")], 0).reason
     assert evaluating.endswith("trainer.eval_batch_size") and "micro_batch" not in evaluating
 

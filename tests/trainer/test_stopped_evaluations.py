@@ -104,6 +104,9 @@ def test_a_stop_leaves_an_evaluation_to_who_goes_on(tmp_path: Path, monkeypatch:
     code, told = run(calm, 1)
     assert (code, told.evaluated, told.events("stopped_early")[0]["step"]) == (DONE, [6, 12, 18, LAST], LAST)
     assert told.events("best_restored") == [{"step": 6}]
+    reporting = told.told[[fields.get("event") for _, fields in told.told].index("best_restored") :]
+    first = next(fields for kind, fields in reporting if kind == "progress")
+    assert first == {"phase": "evaluating"}, "said before anything of it can end the worker"
 
     code, before = run(stopped, 1, ("training", 4, None))
     assert (code, before.evaluated, before.trained) == (STOPPED, [], [3, 4, 6]), "wished for before it"
