@@ -11,8 +11,17 @@ import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
-from conf.schema import BatchNormSync, ModelSpec, OptimizerSpec, Precision, Rematerialize, TrainerSpec
+from conf.schema import (
+    BatchNormSync,
+    ModelSpec,
+    OptimizerSpec,
+    Precision,
+    Rematerialize,
+    ScheduleSpec,
+    TrainerSpec,
+)
 from data_pipeline.order import BatchShape
+from tests.trainer.rates import share_of_peak
 from trainer import precision
 from trainer import step as trainer_step
 from trainer.batch_norm import averaging
@@ -37,6 +46,7 @@ class Case:
     optimizer: OptimizerSpec = field(
         default_factory=lambda: OptimizerSpec(name="sgd", learning_rate=0.05, momentum=0.9)
     )
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
     accumulation: int = 1
     class_weights: bool = False
     example_weights: bool = False
@@ -62,6 +72,7 @@ CASES = {
     "adam-accumulated": Case(ADAM, accumulation=4),
     "nesterov-and-example-weights": Case(
         OptimizerSpec(name="sgd", learning_rate=0.03, momentum=0.9, nesterov=True),
+        ScheduleSpec("cosine_restarts", warmup_steps=2, end_factor=0.1, cycles=2),
         accumulation=2,
         short=13,
         example_weights=True,
@@ -70,14 +81,27 @@ CASES = {
     "short-batch": Case(ADAM, short=13, class_weights=True),
     "smoothed-and-clipped": Case(dataclasses.replace(ADAM, clip_norm=0.3), label_smoothing=0.1, accumulation=4),
     "regularised": Case(l2=0.01, accumulation=4),
-    "decayed": Case(dataclasses.replace(ADAM, name="adamw", weight_decay=0.1)),
+    # Its rate is stated for half the batch: it has to be doubled.
+    "decayed-and-scaled": Case(
+        dataclasses.replace(ADAM, name="adamw", learning_rate=0.0015, reference_batch_size=BATCH // 2, weight_decay=0.1)
+    ),
     "clipped-by-variable": Case(dataclasses.replace(ADAM, clip_variable_norm=0.05), accumulation=2),
     "clipped-by-value": Case(OptimizerSpec(name="sgd", learning_rate=0.05, clip_value=0.01)),
     "focal": Case(ADAM, focal=True, label_smoothing=0.1, class_weights=True, short=13),
-    "rmsprop": Case(dataclasses.replace(ADAM, name="rmsprop")),
-    "adagrad": Case(dataclasses.replace(ADAM, name="adagrad", learning_rate=0.05)),
-    "lamb": Case(dataclasses.replace(ADAM, name="lamb", learning_rate=0.02), accumulation=2),
-    "lion": Case(dataclasses.replace(ADAM, name="lion", learning_rate=0.001)),
+    "rmsprop-in-steps": Case(
+        dataclasses.replace(ADAM, name="rmsprop"), ScheduleSpec("step", every_steps=3, factor=0.5)
+    ),
+    "adagrad-exponential": Case(
+        dataclasses.replace(ADAM, name="adagrad", learning_rate=0.05), ScheduleSpec("exponential", factor=0.5)
+    ),
+    "lamb-polynomial": Case(
+        dataclasses.replace(ADAM, name="lamb", learning_rate=0.02),
+        ScheduleSpec("polynomial", power=2.0, end_factor=0.1),
+        accumulation=2,
+    ),
+    "lion-one-cycle": Case(
+        dataclasses.replace(ADAM, name="lion", learning_rate=0.001), ScheduleSpec("one_cycle"), accumulation=2
+    ),
     "synchronized-batch-norm": Case(batch_norm=BatchNormSync.synchronized),
     "synchronized-decayed": Case(
         OptimizerSpec(name="sgd", learning_rate=0.05, momentum=0.9, weight_decay=0.1),
@@ -181,6 +205,16 @@ def new_model(case: Case) -> keras.Model:
     return model
 
 
+def rate_by_keras(case: Case) -> float | keras.optimizers.schedules.LearningRateSchedule:
+    """The learning rate as Keras is told it: where it moves, one value after the other, as NumPy has them."""
+    spec = case.optimizer
+    peak = spec.learning_rate * BATCH / (spec.reference_batch_size or BATCH)
+    if case.schedule.name == "constant":
+        return peak
+    rates = [peak * share_of_peak(case.schedule, step, STEPS) for step in range(STEPS)]
+    return keras.optimizers.schedules.PiecewiseConstantDecay(list(range(STEPS - 1)), rates)
+
+
 def by_keras(case: Case) -> dict[str, np.ndarray]:
     """The weights after plain `fit` with Keras's own optimizer, loss, clipping and class weights, on one replica."""
     spec = case.optimizer
@@ -191,7 +225,7 @@ def by_keras(case: Case) -> dict[str, np.ndarray]:
     if spec.weight_decay:
         options["weight_decay"] = spec.weight_decay
     clipping = {"global_clipnorm": spec.clip_norm, "clipnorm": spec.clip_variable_norm, "clipvalue": spec.clip_value}
-    optimizer = kinds[spec.name](spec.learning_rate, **clipping, **options)
+    optimizer = kinds[spec.name](rate_by_keras(case), **clipping, **options)
     if case.family:
         keras.config.set_dtype_policy(DTYPE)
     model = new_model(dataclasses.replace(case, batch_norm=case.batch_norm and BatchNormSync.average))
@@ -278,7 +312,7 @@ def by_convoy(
     with placing, strategy.scope():
         model = new_model(case)
     with strategy.scope():
-        trainer = TrainerSpec(optimizer=case.optimizer)
+        trainer = TrainerSpec(optimizer=case.optimizer, schedule=case.schedule, global_batch_size=BATCH)
         optimizer = make_optimizer(trainer, STEPS)
         spare_from_decay(optimizer, model)
         optimizer.build(model.trainable_variables)

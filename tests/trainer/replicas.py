@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tests.trainer import masks
+from tests.trainer import masks, rising
 from tests.trainer.arithmetic import APPLICATIONS, by_convoy, cases_of, strategy_of, weights_of
 from tests.trainer.phased import AVERAGED_STATISTICS, PHASED, by_phases
 from trainer.agreement import Agreement
@@ -36,7 +36,7 @@ def main() -> None:
         "agreement:anywhere": np.array([agreement.anywhere(False), agreement.anywhere(rank == number - 1)]),
         "agreement:everywhere": np.array([agreement.everywhere(float(rank)), agreement.everywhere(24.0)]),
     }
-    of_two = (*PHASED, "averaged-statistics") if number == 2 else ()
+    of_two = (*PHASED, "averaged-statistics", "range-test") if number == 2 else ()
     chosen = sys.argv[4:] or [*cases_of(number), *of_two]
     cases = cases_of(number) | APPLICATIONS
     for name, case in ((name, case) for name, case in cases.items() if name in chosen):
@@ -47,6 +47,10 @@ def main() -> None:
         keep(name, by_phases(phased, strategy, rank * local, local))
     if "averaged-statistics" in chosen:
         keep("averaged-statistics", by_phases(AVERAGED_STATISTICS, strategy, rank * local, local))
+    if "range-test" in chosen:
+        model, tried = rising.by_convoy(strategy, rank * local, local)
+        keep("range-test", model)
+        found[0] |= {f"range-test:{name}": values for name, values in tried.items()}
     for kind in masks.KINDS if number == 2 and not sys.argv[4:] else ():
         kernels = masks.kernels(kind, strategy, rank * local, local)
         found[0] |= {f"{kind}:{number}": kernel for number, kernel in enumerate(kernels)}

@@ -145,7 +145,7 @@ def expect_blow_up(asked: JobSpec, words: str, workers: int = 1) -> None:
     assert standing is not None and standing.step == POISONED - 1 - (POISONED - 1) % EVERY
 
 
-def test_two_workers_find_it_and_go_on_without_the_batch_and_so_does_one(root, expected):
+def test_two_workers_find_it_and_go_on_without_the_batch_and_so_does_one_alone(root, expected):
     asked = job(root, "two-workers")
     expect_blow_up(asked, "inf", 2)
     (told,) = run_of(asked).read_json("report/blow_ups.json")
@@ -156,6 +156,9 @@ def test_two_workers_find_it_and_go_on_without_the_batch_and_so_does_one(root, e
     assert named["record"] == number and named["key"] == record_at(root, number).key
     alone = job(root, "then-alone")
     shutil.copytree(root / "runs" / "two-workers", root / "runs" / "then-alone")
+    run_of(alone).local("report/blow_ups.json").unlink()
+    expect_blow_up(alone, "inf")
+    assert run_of(alone).read_json("report/blow_ups.json") == [told]
     for run, workers in ((asked, 2), (alone, 1)):
         assert not any(start(run, workers, attempt=2)), run_of(run).local("0.log").read_text()[-3000:]
         compare(run, expected)

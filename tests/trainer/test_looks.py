@@ -20,6 +20,7 @@ from conf.errors import BadSpec
 from conf.files import dump_job
 from conf.schema import (
     AugmentSpec,
+    GroupSpec,
     JobSpec,
     LooksSpec,
     ModelSpec,
@@ -48,6 +49,8 @@ SEVERAL = "import sys; from trainer.worker import main; sys.exit(max([main(['--j
 pytestmark = pytest.mark.timeout(600)
 FAR = f"gs://{BUCKET}/runs"
 RATE, BATCH, STEPS = 0.1, 64, 12
+#: Of the head, where it has an optimizer of its own.
+HEAD_RATE = 0.02
 LOOKS = LooksSpec(norms=1, histograms=2, images=2, num_images=5, times=True, memory=True, hparams=["trainer.optimizer"])
 
 
@@ -283,13 +286,14 @@ def several(folder, request) -> str:
     """A run of two replicas that was looked at."""
     asked = looked_at(folder, request.param, steps=4)
     asked.trainer.optimizer.clip_norm = None
+    asked.trainer.groups = [GroupSpec("head", OptimizerSpec("sgd", HEAD_RATE, momentum=0.0))]
     asked.trainer.profile = [2, 4]
     asked.cluster = gang.cluster_of(request.param)
     gang.finish(gang.train(asked, asked.cluster.workers))
     return request.param
 
 
-def test_norms_of_several_replicas_are_those_of_the_global_batch(folder, several):
+def test_norms_and_rates_of_several_replicas_are_those_of_the_global_batch(folder, several):
     found = events(folder, several)
     for step in (2, 4):
         before, after = tensors(folder, several, step - 1), tensors(folder, several, step)
@@ -297,10 +301,13 @@ def test_norms_of_several_replicas_are_those_of_the_global_batch(folder, several
         assert len(tags) >= 8
         for tag in tags:
             name = f"model/{tag.partition('/')[2]}"
-            gradient = (before[name].astype(np.float64) - after[name]) / RATE
+            rate = HEAD_RATE if name.startswith("model/logits") else RATE
+            gradient = (before[name].astype(np.float64) - after[name]) / rate
             assert float(points(found, tag)[step]) == pytest.approx(np.linalg.norm(gradient), rel=1e-3, abs=1e-5)
             norm = float(points(found, name.replace("model", "weight_norm", 1))[step])
             assert norm == pytest.approx(np.linalg.norm(after[name].astype(np.float64)), rel=1e-6)
+        drawn = {tag: float(points(found, tag)[step]) for tag in ("learning_rate", "learning_rate_group1")}
+        assert drawn == pytest.approx({"learning_rate": RATE, "learning_rate_group1": HEAD_RATE})
 
 
 def test_histograms_of_several_replicas_count_each_element_once(folder, several):

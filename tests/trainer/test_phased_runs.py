@@ -42,12 +42,14 @@ from data_pipeline.pipeline import evaluation_dataset
 from data_pipeline.prepare import prepare
 from storage.run_dir import SAVED_MODEL, RunDir, checkpoint_name
 from tests.trainer import gang
-from trainer.checkpoints import load, newest_whole
+from trainer.checkpoints import list_checkpoints, load, newest_whole
 from trainer.models import build_model
 
 OLDER = Path(__file__).with_name("older_run")
 #: The phases end at 20 and 45; checkpoints are written at the change, in the middle, and at the end.
-STEPS, EVERY = 100, 10
+STEPS, EVERY, PHASE_ENDS = 100, 10, (20, 45)
+#: Checkpoints that a run keeps for their accuracy, where it is asked to.
+BEST = 4
 HEAD = [PhaseSpec(trainable="head", steps=20, learning_rate=0.01, schedule=ScheduleSpec())]
 UPPER = [PhaseSpec(trainable="conv2", steps=25, schedule=ScheduleSpec(name="cosine", warmup_steps=5))]
 
@@ -169,13 +171,54 @@ def test_the_best_checkpoint_stays_and_its_averages_are_exported(root, calm):
     assert loss_by_keras(asked, model) != pytest.approx(measured, rel=1e-3)
 
 
-def loss_by_keras(asked: JobSpec, model: keras.Model) -> float:
-    """The mean loss over the validation split."""
+def loss_by_keras(asked: JobSpec, model: keras.Model, name: str = "validation") -> float:
+    """The mean loss over a split."""
     size = BatchShape(asked.trainer.global_batch_size)
-    split = evaluation_dataset(load_manifest(data_url(asked)), "validation", asked.data, size, range(1), 8)
+    split = evaluation_dataset(load_manifest(data_url(asked)), name, asked.data, size, range(1), 8)
     loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
     losses = [loss_of(batch["label"], model(batch["image"])).numpy()[batch["mask"] > 0] for batch in split]
     return float(np.concatenate(losses).mean())
+
+
+def asks_for_the_best(asked: JobSpec) -> JobSpec:
+    """The same training, of which the newest and the four best are kept, and the best is what is measured."""
+    asked.trainer.keep_checkpoints, asked.trainer.keep_every_steps = 1, None
+    asked.trainer.keep_best, asked.trainer.best_metric = BEST, "validation_accuracy"
+    asked.trainer.evaluate_at_end = True
+    return asked
+
+
+def check_best(root: Path, asked: JobSpec, begun_at: int) -> None:
+    """That a run which went on from a step of the calm one stopped, measured and kept what its curves and Keras say."""
+    losses, accuracies = ({}, {})
+    for run_id, steps in (("calm", range(begun_at + 1)), (str(asked.run_id), range(begun_at + 1, STEPS))):
+        for tag, found in (("loss", losses), ("accuracy", accuracies)):
+            points = curve(root / "runs" / run_id / "tensorboard" / "validation", tag)
+            found |= {step: value for step, value in points if step in steps}
+    best = None
+    for step, loss in losses.items():
+        best = step if best is None or loss < losses[best] - asked.trainer.early_stopping.min_delta else best
+    last = max(best, PHASE_ENDS[1]) + 3 * 5  # so many evaluations without a better one, and in the last phase alone
+    state, report = last_state(asked), run_of(asked).read_json("report/metrics.json")
+    assert list(losses) == list(range(5, last + 1, 5)) and state["progress"]["step"] == last
+    assert state["judges"]["early_stopping"]["best_step"] == report["step"] == best < last
+
+    measured = {}
+    for step in (best, last):
+        tensors, _ = load(run_of(asked), step)
+        model = build_model(asked.trainer.model, (8, 8, 1), 10)
+        for variable in model.variables:
+            variable.assign(tensors[f"ema/{variable.path}"])
+        assert loss_by_keras(asked, model) == pytest.approx(losses[step], rel=1e-5)
+        measured[step] = loss_by_keras(asked, model, "test")
+    assert report["loss"] == pytest.approx(measured[best], rel=1e-5)
+    assert report["loss"] != pytest.approx(measured[last], rel=1e-3)
+
+    saved = [step for step in losses if step % EVERY == 0 or step in (*PHASE_ENDS, last)]
+    ranked = sorted(saved, key=lambda step: (-accuracies[step], step))
+    kept = [status.step for status in list_checkpoints(run_of(asked))]
+    assert kept == sorted({*ranked[:BEST], best, last})
+    assert kept != saved[-len(kept) :], "the newest are the best: nothing to keep"
 
 
 def same_bits(found: dict[str, np.ndarray], calm: dict[str, np.ndarray]) -> None:
@@ -194,9 +237,10 @@ def test_a_run_that_is_killed_in_its_second_phase_ends_with_the_same_bits(root, 
 
 
 def test_a_run_goes_on_exactly_at_a_change_with_the_same_bits(root, calm):
-    asked = left_at(root, 20, "from-20")
+    asked = asks_for_the_best(left_at(root, 20, "from-20"))
     asked.trainer.export_at_end = True
     same_bits(run(asked), calm)
+    check_best(root, asked, 20)
     # The SavedModel has the averages of the best step, as Keras computes with them.
     best = last_state(asked)["judges"]["early_stopping"]["best_step"]
     tensors, _ = load(run_of(asked), best)
@@ -213,7 +257,7 @@ def test_a_run_goes_on_exactly_at_a_change_with_the_same_bits(root, calm):
 
 @pytest.mark.parametrize(("workers", "replicas"), [(2, None), (1, 2)])
 def test_another_number_of_workers_or_replicas_goes_on_in_the_phase_it_finds(root, calm, workers, replicas):
-    asked = left_at(root, 40, f"{workers}-workers")
+    asked = asks_for_the_best(left_at(root, 40, f"{workers}-workers"))
     asked.cluster = ClusterSpec(gpus_per_worker=replicas, accelerator=Accelerator.cpu)
     found = run(asked, workers)
     assert found.keys() == calm.keys()
@@ -221,6 +265,7 @@ def test_another_number_of_workers_or_replicas_goes_on_in_the_phase_it_finds(roo
     assert state["phase"]["number"] == 2 and state["judges"]["stopped"] and state["judges"]["plateau"]["factor"] < 1
     (shown,) = curve(run_of(asked).local("tensorboard/hparams"), "validation_loss")
     assert shown[1] == pytest.approx(state["judges"]["early_stopping"]["best"])
+    check_best(root, asked, 40)
 
 
 def test_a_run_of_an_older_version_goes_on_as_it_would_have_then(root):

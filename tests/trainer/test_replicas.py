@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.trainer import gang, masks, test_phases, test_step
+from tests.trainer import gang, masks, rising, test_phases, test_step
 from tests.trainer.arithmetic import AVERAGED, CASES, cases_of, new_model, weights_of
 from tests.trainer.phased import PHASED
 
@@ -80,6 +80,19 @@ def test_phases_equal_plain_keras_layer_by_layer(group, groups):
     for weights in groups[group]:
         for name in PHASED:
             test_phases.compare(name, weights_of_case(weights, name))
+
+
+@pytest.mark.parametrize("group", OF_TWO, ids=lambda group: f"{group[1]}-{group[0]}")
+def test_a_range_test_of_replicas_tells_plain_keras_losses(group, groups):
+    first, second = (weights_of_case(weights, "range-test") for weights in groups[group])
+    rising.compare(first)
+    told = {"rates": first["rates"], "losses": first["losses"]} if group[0] == "mirrored" else {}
+    rising.compare(second | told)
+
+
+def test_a_range_test_of_one_replica_tells_plain_keras_losses():
+    model, told = rising.by_convoy(tf.distribute.get_strategy(), 0, 1)
+    rising.compare(weights_of(model) | told)
 
 
 @pytest.mark.parametrize("kind", masks.KINDS)
