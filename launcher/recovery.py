@@ -168,9 +168,15 @@ def diagnose(statuses: Mapping[int, WorkerStatus], stop_requested: bool, stalled
         told = account(culprit)
         return Ending(kind, culprit.rank, None, trained_step(culprit), culprit.first_step, told, others)
     others = {status.rank: explain(status) for status in real if status is not first}
-    told, phase = explain(first), str(first.progress.get("phase", ""))
+    told, phase = explain(first), _phase(first)
     at = trained_step(first)
     return Ending(kind_of(first), first.rank, first.exit_code, at, first.first_step, told, others, phase)
+
+
+def _phase(status: WorkerStatus) -> str:
+    """What it was doing. After the last batch of an evaluation it trains again, which is told after some steps."""
+    phase, done = str(status.progress.get("phase", "")), status.progress.get("done")
+    return "training" if phase == EVALUATING and done and done == status.progress.get("of") else phase
 
 
 def _aborted(status: WorkerStatus) -> bool:

@@ -166,7 +166,7 @@ class Evaluation:
         progress.evaluation_is_due = True
         if progress.stopping:
             return
-        self._session.channel.say("progress", phase="evaluating")
+        self._session.channel.say("progress", phase="evaluating", done=0)
         begun = time.perf_counter()
         with self._session.ledger.spending("evaluation"):
             try:

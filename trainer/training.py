@@ -138,7 +138,7 @@ def hparams(session: Session, run: RunDir) -> HParams | None:
 
 def evaluate(session: Session, run: RunDir, step: int, split: str) -> dict[str, float]:
     """Measure `split` and write the report; every worker takes part."""
-    session.channel.say("progress", phase="evaluating")  # first: what ends it before it is heard of is blamed on this
+    session.channel.say("progress", phase="evaluating", done=0)  # first: what ends it unheard is blamed on this
     counts = session.measure(split)
     if session.topology.is_chief:
         skipped = session.manifest.splits[split].num_examples - counts.num_examples

@@ -116,11 +116,20 @@ def test_a_full_disk_is_not_retried(error, cure):
     assert cure in decision.reason
 
 
-def test_where_memory_ran_out_is_kept():
-    evaluating = {"phase": "evaluating", "step": 5}
+@pytest.mark.parametrize(
+    ("told", "phase"),
+    [
+        ({}, "evaluating"),
+        ({"done": 0, "of": 8}, "evaluating"),  # the number of the evaluation before
+        ({"done": 6, "of": 8}, "evaluating"),
+        ({"done": 8, "of": 8}, "training"),  # nothing of the steps since then is told yet
+    ],
+)
+def test_where_memory_ran_out_is_kept(told, phase):
+    evaluating = {"phase": "evaluating", "step": 5, **told}
     error = {"error_kind": "out_of_memory", "message": "MemoryError"}
     ending = diagnose({0: ended(0, 1, 1, error=error, progress=evaluating)}, stop_requested=False)
-    assert (ending.kind, ending.phase, ending.step) == (Kind.out_of_memory, "evaluating", 5)
+    assert (ending.kind, ending.phase, ending.step) == (Kind.out_of_memory, phase, 5)
 
 
 @pytest.mark.parametrize(

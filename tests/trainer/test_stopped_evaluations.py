@@ -1,5 +1,6 @@
 """A stop does not wait for an evaluation: it is broken off, and made by whoever goes on, with the same end."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +104,13 @@ def test_a_stop_leaves_an_evaluation_to_who_goes_on(tmp_path: Path, monkeypatch:
     calm, stopped = job(tmp_path, "calm"), job(tmp_path, "stopped")
     code, told = run(calm, 1)
     assert (code, told.evaluated, told.events("stopped_early")[0]["step"]) == (DONE, [6, 12, 18, LAST], LAST)
+    beats = [(fields["done"], fields.get("of")) for _, fields in told.told if fields.get("phase") == "evaluating"]
+    assert [done for done, _ in beats].count(0) == 5, "of four evaluations and the report's"
+    assert all(of == done for (done, of), (after, _) in itertools.pairwise(beats) if after == 0), "each told to its end"
     assert told.events("best_restored") == [{"step": 6}]
     reporting = told.told[[fields.get("event") for _, fields in told.told].index("best_restored") :]
     first = next(fields for kind, fields in reporting if kind == "progress")
-    assert first == {"phase": "evaluating"}, "said before anything of it can end the worker"
+    assert first == {"phase": "evaluating", "done": 0}, "said before anything of it can end the worker"
 
     code, before = run(stopped, 1, ("training", 4, None))
     assert (code, before.evaluated, before.trained) == (STOPPED, [], [3, 4, 6]), "wished for before it"
