@@ -45,7 +45,7 @@ EXPORT_CURE = "the training is done, and job=export makes it on a host with more
 _FULL_WORDS = ("no space left on device", "enospc", "errno 28]", "disk quota exceeded")
 #: In Ray's account of an agent's death.
 _PREEMPTED_WORDS = ("preempt", "was drained", "draining")
-_MEMORY_WORDS = ("out of memory", "outofmemory", "running low on memory", "oom")
+_MEMORY_WORDS = re.compile(r"out of memory|outofmemory|running low on memory|\boom\b")
 _ERROR_TYPE = re.compile(r"[\w.]+(?=:)")
 _PORT_WORDS = ("address already in use", "could not start grpc server", "errno: 98", "failed to bind")
 
@@ -217,7 +217,7 @@ def _kind_of_loss(account: str) -> Kind:
     said = account.lower()
     if any(word in said for word in _PREEMPTED_WORDS):
         return Kind.preempted
-    return Kind.out_of_memory if any(word in said for word in _MEMORY_WORDS) else Kind.infrastructure
+    return Kind.out_of_memory if _MEMORY_WORDS.search(said) else Kind.infrastructure
 
 
 def explain(status: WorkerStatus) -> str:

@@ -157,6 +157,8 @@ def ended(rank: int, code: int, at: float, **fields: object) -> WorkerStatus:
         ([ended(0, 1, 1, error={"error_kind": "user", "message": "Address already in use"})], Kind.port, 0),
         ([ended(0, 1, 1)], Kind.unknown, 0),
         ([WorkerStatus(0), WorkerStatus(1, lost="its agent died")], Kind.infrastructure, 1),
+        ([WorkerStatus(0), WorkerStatus(1, lost="its agent died (on classroom-3)")], Kind.infrastructure, 1),
+        ([WorkerStatus(0), WorkerStatus(1, lost="its agent died (killed for OOM)")], Kind.out_of_memory, 1),
     ],
 )
 def test_diagnosis(statuses, kind, rank):
