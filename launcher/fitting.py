@@ -34,6 +34,7 @@ class Fitting:
         self._is_auto = job.trainer.micro_batch == micro_batch.AUTO
         self._is_free = self._is_auto or job.trainer.micro_batch is None
         self._num_workers = job.cluster.workers  # of the newest attempt
+        self._kills = 0  # of workers, by a host without memory, since this command began
 
     @property
     def has_to_probe(self) -> bool:
@@ -73,6 +74,10 @@ class Fitting:
             return ending
         if ending.phase == EXPORTING or (ending.phase == EVALUATING and self._job.trainer.eval_batch_size is not None):
             return ending  # which needs as much whatever the micro-batch is
+        if ending.exit_code is None or ending.exit_code < 0:
+            self._kills += 1
+            if self._kills == 1:
+                return ending  # killed from outside, perhaps for somebody else's memory: the same again
         now = self._now(self._num_workers)
         smaller = self._size(now - 1, self._num_workers)
         if smaller >= now:

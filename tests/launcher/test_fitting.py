@@ -87,6 +87,16 @@ def test_a_job_that_did_not_ask_goes_on_with_less_too(run_dir):
     assert [fitting(run_dir, plain).fitted(plain, workers).trainer.micro_batch for workers in (1, 3)] == [12, 8]
 
 
+@pytest.mark.parametrize("code", [-9, None], ids=["worker", "agent"])
+def test_who_is_killed_once_may_have_been_killed_for_somebody_elses_memory(run_dir, code):
+    plain = replace(JOB, trainer=TrainerSpec(global_batch_size=96))
+    made, killed = fitting(run_dir, plain), replace(EXHAUSTED, exit_code=code)
+    made.fitted(plain, 2)
+    assert made.after(1, killed) is killed and not run_dir.store.exists(MICRO_BATCH)
+    assert made.after(2, killed).smaller == "micro-batches of 24 instead of 48"
+    assert made.after(3, killed).smaller == "micro-batches of 16 instead of 24"
+
+
 def test_a_job_of_small_parts_keeps_them_on_fewer_workers(run_dir):
     """What was found with two workers is no reason to take more at a time than the job says."""
     plain = replace(JOB, trainer=TrainerSpec(global_batch_size=96, accumulation_steps=8))
