@@ -1,4 +1,4 @@
-"""The micro-batch of jobs of two workers: found with `auto`, kept, made smaller when memory runs out. `make memory`."""
+"""The micro-batch of whole jobs: found with `auto`, kept, made smaller when memory runs out. `make memory`."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from trainer.checkpoints import newest_whole
 pytestmark = pytest.mark.timeout(1200)
 
 JOB = [
-    *("data=synthetic", "data.num_examples=512", "data.image_size=32", "cluster=2cpu", "trainer.micro_batch=auto"),
+    *("data=synthetic", "data.num_examples=512", "data.image_size=32", "trainer.micro_batch=auto"),
     *(
         "trainer.global_batch_size=96",
         "trainer.steps=12",
@@ -19,31 +19,35 @@ JOB = [
     ),
     *("trainer.evaluate_at_end=false", "trainer.export_at_end=false", "cluster.max_restarts=0"),
 ]
+#: For each shape: its words, and the worker whose memory runs out. Of one replica: memory_runs.py.
+SHAPES = {"mirrored": (["cluster=2gpu", "cluster.accelerator=cpu"], 0), "workers": (["cluster=2cpu"], 1)}
 
 
-def test_memory_that_runs_out_costs_a_smaller_micro_batch_and_no_restart(convoy):
-    fault = ("fault.exhaust_rank=1", "fault.at_step=6")
-    said = convoy.run(*JOB, "run_id=x", "trainer.steps=12", *fault, timeout_s=400)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_memory_that_runs_out_costs_a_smaller_micro_batch_and_no_restart(convoy, shape):
+    cluster, rank = SHAPES[shape]
+    words = (f"run_id={shape}", f"fault.exhaust_rank={rank}", "fault.at_step=6")
+    said = convoy.run(*JOB, *cluster, *words, timeout_s=400)
     assert "micro-batches of 48, 1 an update (fits)" in said
     assert (
         "going on with micro-batches of 24 instead of 48; starting again from the last checkpoint (not counted)" in said
     )
-    found = [event["details"]["micro_batch"] for event in convoy.events("x", "micro_batch")]
+    found = [event["details"]["micro_batch"] for event in convoy.events(shape, "micro_batch")]
     assert found == [48, 24]
-    assert convoy.json("x", "outcome.json")["state"] == "succeeded"
-    sizes = [attempt_job(convoy, number).trainer.micro_batch for number in (1, 2)]
+    assert convoy.json(shape, "outcome.json")["state"] == "succeeded"
+    sizes = [attempt_job(convoy, number, shape).trainer.micro_batch for number in (1, 2)]
     assert sizes == [48, 24]
-    assert load_job((convoy.runs / "x" / "job.yaml").read_text(), "x").trainer.micro_batch == "auto"
+    assert load_job((convoy.runs / shape / "job.yaml").read_text(), shape).trainer.micro_batch == "auto"
 
 
-def attempt_job(convoy, number: int, run_id: str = "x"):
+def attempt_job(convoy, number: int, run_id: str):
     return load_job((convoy.runs / run_id / "attempts" / f"{number:02d}" / "job.yaml").read_text(), run_id)
 
 
 def test_a_job_that_did_not_ask_goes_on_with_less_and_learns_the_same(convoy):
     """SGD on a model without BatchNorm, where the cut changes nothing but rounding."""
     plain = ["trainer.micro_batch=null", "trainer.model.dropout=0", "trainer.optimizer.name=sgd"]
-    words = [*JOB, *plain, "trainer.optimizer.learning_rate=0.05"]
+    words = [*JOB, *SHAPES["workers"][0], *plain, "trainer.optimizer.learning_rate=0.05"]
     said = convoy.run(*words, "run_id=less", "fault.exhaust_rank=0", "fault.at_step=6", timeout_s=400)
     assert "going on with micro-batches of 24 instead of 48" in said and "looking for" not in said
     assert [attempt_job(convoy, number, "less").trainer.micro_batch for number in (1, 2)] == [None, 24]
@@ -56,7 +60,7 @@ def test_a_job_that_did_not_ask_goes_on_with_less_and_learns_the_same(convoy):
 
 
 def test_what_was_found_is_kept_by_a_run_that_goes_on_and_stages_work_with_workers(convoy):
-    words = [*JOB, "run_id=y", "trainer.model.stages=2", "trainer.rematerialize=blocks"]
+    words = [*JOB, *SHAPES["workers"][0], "run_id=y", "trainer.model.stages=2", "trainer.rematerialize=blocks"]
     process = convoy.start(*words, "trainer.steps=4000")
     convoy.wait_for("y", "checkpoint_saved", process, 300)
     convoy.run("job=stop", "run_id=y")
