@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from conf import augment_rules, micro_batch
-from conf.schema import JobSpec, Verb
+from conf.schema import BatchNormSync, JobSpec, Verb
 from launcher.console import Console
 from launcher.journal import Journal
 from launcher.messages import AgentReport
@@ -32,7 +32,9 @@ class Fitting:
         self._job, self._run_dir, self._console = job, run_dir, console
         self._shares_per_worker, self._journal = shares_per_worker, Journal(run_dir)
         self._is_auto = job.trainer.micro_batch == micro_batch.AUTO
-        self._is_free = self._is_auto or job.trainer.micro_batch is None
+        # What synchronized BatchNorm computes depends on how the batch is cut: no other cut without being asked.
+        is_same = job.trainer.model.batch_norm is not BatchNormSync.synchronized
+        self._is_free = self._is_auto or (job.trainer.micro_batch is None and is_same)
         self._num_workers = job.cluster.workers  # of the newest attempt
         self._kills = 0  # of workers, by a host without memory, since this command began
 

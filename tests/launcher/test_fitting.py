@@ -6,6 +6,7 @@ import pytest
 
 from conf.schema import (
     AugmentSpec,
+    BatchNormSync,
     DataSpec,
     JobSpec,
     ModelSpec,
@@ -95,6 +96,14 @@ def test_who_is_killed_once_may_have_been_killed_for_somebody_elses_memory(run_d
     assert made.after(1, killed) is killed and not run_dir.store.exists(MICRO_BATCH)
     assert made.after(2, killed).smaller == "micro-batches of 24 instead of 48"
     assert made.after(3, killed).smaller == "micro-batches of 16 instead of 24"
+
+
+def test_a_batch_that_synchronized_batch_norm_sees_is_left_as_it_is(run_dir):
+    trainer = TrainerSpec(global_batch_size=96, model=ModelSpec(batch_norm=BatchNormSync.synchronized))
+    made = fitting(run_dir, replace(JOB, trainer=trainer))
+    assert made.after(1, EXHAUSTED) is EXHAUSTED
+    asked = replace(JOB, trainer=replace(trainer, micro_batch="auto"))
+    assert fitting(run_dir, asked).after(1, EXHAUSTED).smaller, "who asks for it gets it"
 
 
 def test_a_job_of_small_parts_keeps_them_on_fewer_workers(run_dir):
