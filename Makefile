@@ -68,6 +68,10 @@ models: $(VENV)/.installed-dev ## every model of keras.applications against Kera
 memory: $(VENV)/.installed-dev ## peaks with and without rematerialisation, what fits, models over several devices: minutes
 	$(PY) -m pytest --durations=5 tests/trainer/memory_runs.py tests/end_to_end/fitting.py
 
+.PHONY: recipes
+recipes: $(VENV)/.installed-dev ## each recipe that tunes loaded weights, from its first phase to its last: minutes
+	$(PY) -m pytest --durations=5 tests/end_to_end/recipes.py
+
 .PHONY: sweep
 sweep: $(VENV)/.installed-dev ## trials that share the hosts of a running Ray cluster: a minute
 	$(PY) -m pytest tests/end_to_end/sweep_on_cluster.py

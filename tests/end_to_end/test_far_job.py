@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load
-from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from data_pipeline.manifest import load_manifest
 from storage.data_dir import index_name
 from storage.run_dir import RunDir, checkpoint_step
 from storage.store import Store, open_store
+from tests.curves import curve
 from tests.end_to_end.conftest import Command
 from tests.storage.fault_proxy import Fault, running_proxy
 from tests.storage.gcs_server import BUCKET, running_gcs_server
@@ -233,13 +233,6 @@ def test_status_checkpoints_and_evaluate_work_on_it(job: Job, convoy: Command) -
     job.far.store.delete("report/metrics.json")
     convoy.run("job=evaluate", "run_id=stormy", *FAR)
     assert job.far.read_json("report/metrics.json") == before
-
-
-def curve(folder: Path, tag: str) -> list[tuple[int, float]]:
-    """Step and value of each point, as TensorBoard's own reader gives them."""
-    found = EventAccumulator(str(folder), {"tensors": 0})
-    found.Reload()
-    return [(point.step, float(point.tensor_proto.float_val[0])) for point in found.Tensors(tag)]
 
 
 @dataclass

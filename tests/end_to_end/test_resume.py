@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from launcher.goodput import PARTS
+from tests.curves import curve
 
 #: Batches of 32 of 1259 digits: 39 steps an epoch. Checkpoints and stops fall into the middle of epochs.
 JOB = (
@@ -48,10 +48,8 @@ def assert_same_bits(convoy, one: str, other: str, step: int = 300) -> None:
     assert not differing
 
 
-def curve(convoy, run_id: str, split: str) -> list[tuple[int, float]]:
-    events = EventAccumulator(str(convoy.runs / run_id / "tensorboard" / split), {"tensors": 0})
-    events.Reload()
-    return [(point.step, float(point.tensor_proto.float_val[0])) for point in events.Tensors("loss")]
+def losses(convoy, run_id: str, split: str) -> list[tuple[int, float]]:
+    return curve(convoy.runs / run_id / "tensorboard" / split, "loss")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +108,7 @@ def test_a_killed_worker_is_replaced_and_the_end_is_the_same(calm, convoy, worke
     assert (spent["parts_s"]["lost_work"] > 0) == (spent["lost_steps"] > 0) and spent["parts_s"]["restart"] > 0
     assert_same_bits(convoy, run_id, f"calm{workers}")
     for split in ("train", "validation"):
-        assert curve(convoy, run_id, split) == curve(convoy, f"calm{workers}", split)
+        assert losses(convoy, run_id, split) == losses(convoy, f"calm{workers}", split)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -129,7 +127,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on_in_the_middle_of_an_epoch(cal
     assert convoy.events(run_id, "restored")[0]["details"]["step"] == outcome["step"]
     assert convoy.json(run_id, "outcome.json")["state"] == "succeeded"
     assert_same_bits(convoy, run_id, f"calm{workers}")
-    assert curve(convoy, run_id, "train") == curve(convoy, f"calm{workers}", "train")
+    assert losses(convoy, run_id, "train") == losses(convoy, f"calm{workers}", "train")
 
 
 def test_a_worker_that_is_told_to_leave_takes_nothing_with_it(calm, convoy):

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from conf.schema import DataSpec, JobSpec, ModelSpec, TrainerSpec
 from data_pipeline.prepare import prepare
@@ -11,6 +10,7 @@ from launcher.mirror import Mirror
 from storage import gcs_retries
 from storage.run_dir import RunDir
 from storage.store import Store, StoreError, open_store
+from tests.curves import curve
 from tests.storage.conftest import gcs_server, gcs_url, proxy  # noqa: F401
 from tests.storage.fault_proxy import Fault, FaultProxy
 from trainer import actions, far_events
@@ -35,9 +35,7 @@ def store(proxy: FaultProxy, gcs_url: str) -> Store:  # noqa: F811
 def points(store: Store, folder: Path) -> list[tuple[int, float]]:
     """What TensorBoard makes of it."""
     Mirror(store.url, "x", folder).pull()
-    found = EventAccumulator(str(folder / "train"), {"tensors": 0})
-    found.Reload()
-    return [(point.step, point.tensor_proto.float_val[0]) for point in found.Tensors("loss")]
+    return curve(folder / "train", "loss")
 
 
 def draw(curves: Curves, first: int, last: int, sign: float = 1.0) -> None:
@@ -80,9 +78,7 @@ def test_what_a_dead_attempt_drew_beyond_its_checkpoint_is_forgotten(store: Stor
     draw(third, 41, 60)
     third.close()
     assert far.pull() == 1
-    found = EventAccumulator(str(tmp_path / "piecemeal" / "train"), {"tensors": 0})
-    found.Reload()
-    assert [point.step for point in found.Tensors("loss")] == list(range(1, 61))
+    assert [step for step, _ in curve(tmp_path / "piecemeal" / "train", "loss")] == list(range(1, 61))
 
 
 def test_pieces_keep_their_order_when_clocks_do_not(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from sklearn.datasets import load_digits
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.util import tensor_util
 
 from conf.data_url import data_url
 from conf.files import load_job
@@ -41,6 +39,7 @@ from data_pipeline.order import BatchShape
 from data_pipeline.pipeline import evaluation_dataset
 from data_pipeline.prepare import prepare
 from storage.run_dir import SAVED_MODEL, RunDir, checkpoint_name
+from tests.curves import curve
 from tests.trainer import gang
 from trainer.checkpoints import list_checkpoints, load, newest_whole
 from trainer.models import build_model
@@ -113,13 +112,6 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def calm(root) -> dict[str, np.ndarray]:
     return run(job(root, "calm"))
-
-
-def curve(folder: Path, tag: str) -> list[tuple[int, float]]:
-    """Step and value of each point, as TensorBoard's own reader gives them."""
-    found = EventAccumulator(str(folder), {"tensors": 0})
-    found.Reload()
-    return [(point.step, float(tensor_util.make_ndarray(point.tensor_proto))) for point in found.Tensors(tag)]
 
 
 def state_of(root: Path, step: int, run_id: str = "calm") -> dict[str, Any]:

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from conf.exit_codes import DONE, STOPPED
 from conf.schema import DataSpec, EarlyStoppingSpec, JobSpec, ModelSpec, PlateauSpec, StorageSpec, TrainerSpec, Verb
 from data_pipeline.prepare import prepare
 from storage.run_dir import RunDir
+from tests.curves import curve
 from trainer.checkpoints import list_checkpoints, newest_whole
 from trainer.evaluation import evaluator
 from trainer.session import Session
@@ -91,10 +91,9 @@ def curves(asked: JobSpec) -> dict[str, list[tuple[int, float]]]:
     """Every curve that does not depend on the clock."""
     found = {}
     for split in ("train", "validation"):
-        shown = EventAccumulator(f"{asked.storage.root}/{asked.run_id}/tensorboard/{split}", {"tensors": 0})
-        shown.Reload()
+        folder = Path(f"{asked.storage.root}/{asked.run_id}/tensorboard/{split}")
         for tag in ("loss", "accuracy", "learning_rate", "epoch"):
-            found[f"{split}/{tag}"] = [(e.step, float(e.tensor_proto.float_val[0])) for e in shown.Tensors(tag)]
+            found[f"{split}/{tag}"] = curve(folder, tag)
     return found
 
 
