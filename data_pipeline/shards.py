@@ -46,10 +46,9 @@ class ShardPlan:
     @cached_property
     def identity(self) -> str:
         """It changes with everything that the shard is made of, as far as that is known before reading it."""
-        listing = json.dumps(
-            [[each.key, each.label, size, each.weight] for each, size in zip(self.examples, self.sizes, strict=True)]
-        )
-        return hashlib.sha256(f"{self.digest}\n{listing}".encode()).hexdigest()
+        keys, labels, weights = ([getattr(each, name) for each in self.examples] for name in ("key", "label", "weight"))
+        columns = json.dumps([keys, labels, self.sizes, weights])
+        return hashlib.sha256(f"{self.digest}\n{columns}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from storage.names import UNFINISHED
 from storage.store import KnownCrc
 
 CHUNK_BYTES = 4 << 20
-GATHER_BYTES = 1 << 20
+GATHER_BYTES = 2 << 20
 GATHER_CHUNKS = 256  # the kernel takes 1024
 #: So many bytes at a time are sent to the disk while more are made.
 SENT_BYTES = 8 << 20
@@ -165,7 +165,7 @@ def file_chunks(path: Path) -> Iterator[bytes]:
 
 
 def _gathered(chunks: Chunks) -> Iterator[list[bytes | memoryview]]:
-    """Small chunks together: the kernel takes a megabyte at once at half the cost of ten pieces of it."""
+    """Small chunks together: the kernel takes two megabytes at once at half the cost of twenty pieces of them."""
     waiting: list[bytes | memoryview] = []
     num_bytes = 0
     for chunk in chunks:
