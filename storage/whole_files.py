@@ -165,7 +165,7 @@ def file_chunks(path: Path) -> Iterator[bytes]:
 
 
 def _gathered(chunks: Chunks) -> Iterator[list[bytes | memoryview]]:
-    """Small chunks together: the kernel takes a megabyte at once at half the cost of ten pieces of it, two for less still."""
+    """Small chunks together: the kernel takes a megabyte at half the cost of ten pieces of it, two a bit cheaper."""
     waiting: list[bytes | memoryview] = []
     num_bytes = 0
     for chunk in chunks:
